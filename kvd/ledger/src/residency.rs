@@ -1,0 +1,71 @@
+//! Gaining and losing a tier: the only places where residency changes, so each change is published exactly once.
+
+use crate::input::Action;
+use crate::machine::Ledger;
+use crate::record::BlockIndex;
+use kvd_block::{ResidencyEdge, TierKind};
+
+impl Ledger {
+    /// The block can be read from `tier`, where its slot is recorded already.
+    pub(crate) fn gain(&mut self, index: BlockIndex, tier: TierKind, actions: &mut Vec<Action>) {
+        self.mark_resident(index, tier);
+        let record = &self.records[index];
+        if tier == TierKind::Nvme {
+            actions.push(Action::CatalogPut(record.row(record.slot(tier))));
+        }
+        actions.push(Action::Publish(ResidencyEdge::Stored {
+            key: record.key,
+            tier,
+            parent: record.parent_hash,
+            route: record.route,
+            position: record.position,
+        }));
+    }
+
+    /// As [`Ledger::gain`], without telling anyone: for what was there before this daemon.
+    pub(crate) fn mark_resident(&mut self, index: BlockIndex, tier: TierKind) {
+        let added = self.records[index].resident.insert(tier);
+        assert!(added, "a tier is gained once");
+        self.tier(tier).expect("the tier exists").blocks += 1;
+        if let Some(parent) = self.records[index].parent {
+            self.records[parent].children[tier as usize] += 1;
+            self.relist(parent);
+        }
+        self.relist(index);
+    }
+
+    /// The block can no longer be read from `tier`; its slot there is free again.
+    pub(crate) fn lose(&mut self, index: BlockIndex, tier: TierKind, actions: &mut Vec<Action>) {
+        let pages = self.slot_pages(index);
+        let record = &mut self.records[index];
+        let had = record.resident.remove(tier);
+        assert!(had, "a tier is lost once");
+        if record.resident.is_empty() {
+            self.pinned.remove(&index);
+        }
+        let record = &self.records[index];
+        let (key, route, slot, parent) = (record.key, record.route, record.slot(tier), record.parent);
+        self.relist(index);
+        let state = self.tier(tier).expect("the tier exists");
+        state.blocks -= 1;
+        state.space.give_back(slot, pages);
+        if tier == TierKind::Nvme {
+            actions.push(Action::CatalogDelete(key));
+        }
+        actions.push(Action::Publish(ResidencyEdge::Removed { key, tier, route }));
+        if let Some(parent) = parent {
+            self.records[parent].children[tier as usize] -= 1;
+            self.relist(parent);
+        }
+    }
+
+    /// Forgets a block's image in `tier` if nothing uses it there. False when something does.
+    pub(crate) fn drop_if_unused(&mut self, index: BlockIndex, tier: TierKind, actions: &mut Vec<Action>) -> bool {
+        let record = &self.records[index];
+        if record.used_in(tier) || !record.resident.contains(tier) {
+            return false;
+        }
+        self.lose(index, tier, actions);
+        true
+    }
+}

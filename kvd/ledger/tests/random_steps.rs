@@ -1,0 +1,156 @@
+//! Random inputs against the invariants: after every step `check()` holds, and replaying all events gives the residency.
+//!
+//! The full simulation, with engines, bytes and crashes, is in the project's `tests` folder; this one is small enough to
+//! run on every build of the crate.
+
+use kvd_block::{
+    BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, NewBlock, OpId, RequestId, ResidencyEdge, RouteHash, SequenceHash, SessionId, Tick,
+    TierKind,
+};
+use kvd_ledger::{Action, Input, Ledger, LedgerConfig, LedgerReply, ReadResult, SpaceConfig, WriteResult};
+use std::collections::BTreeSet;
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % sides
+    }
+}
+
+const LAYOUT_PAGES: [u32; 3] = [2, 3, 5];
+
+fn hash(chain: u64, position: u64) -> SequenceHash {
+    // Chains share their first blocks, as prompts share their system prompt.
+    let chain = if position < 3 { 0 } else { chain };
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&(chain * 1000 + position + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+    bytes[8] = 1;
+    SequenceHash(bytes)
+}
+
+fn chain(dice: &mut Dice) -> Vec<NewBlock> {
+    let (chain, from, len) = (dice.roll(6), dice.roll(4), 1 + dice.roll(8));
+    (from..from + len)
+        .map(|position| NewBlock {
+            hash: hash(chain, position),
+            parent: if position == 0 { SequenceHash::ROOT } else { hash(chain, position - 1) },
+            route: RouteHash(position),
+            position: position as u32,
+            tokens: vec![],
+        })
+        .collect()
+}
+
+#[derive(Default)]
+struct World {
+    resident: BTreeSet<(BlockKey, TierKind)>,
+    stores: Vec<(SessionId, LeaseId, usize)>,
+    loads: Vec<(SessionId, LeaseId, usize)>,
+    writes: Vec<OpId>,
+    reads: Vec<OpId>,
+}
+
+impl World {
+    fn perform(&mut self, actions: Vec<Action>, asked: usize) {
+        for action in actions {
+            match action {
+                Action::Publish(ResidencyEdge::Stored { key, tier, .. }) => assert!(self.resident.insert((key, tier)), "stored twice"),
+                Action::Publish(ResidencyEdge::Removed { key, tier, .. }) => assert!(self.resident.remove(&(key, tier)), "removed twice"),
+                Action::Write(transfer) => self.writes.push(transfer.op),
+                Action::Read(transfer) => self.reads.push(transfer.op),
+                Action::Reply { session, reply: LedgerReply::StoreLease { lease, .. }, .. } => self.stores.push((session, lease, asked)),
+                Action::Reply { session, reply: LedgerReply::LoadLease { lease, .. }, .. } => self.loads.push((session, lease, asked)),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn take<T>(dice: &mut Dice, from: &mut Vec<T>) -> Option<T> {
+    (!from.is_empty()).then(|| from.swap_remove(dice.roll(from.len() as u64) as usize))
+}
+
+fn next_input(dice: &mut Dice, world: &mut World) -> Option<(Input, usize)> {
+    let session = SessionId(dice.roll(2));
+    let request = RequestId(1);
+    let layout = LayoutHandle(dice.roll(3) as u16);
+    let blocks = chain(dice);
+    let keys: Vec<SequenceHash> = blocks.iter().map(|block| block.hash).collect();
+    let asked = keys.len();
+    let input = match dice.roll(16) {
+        0..=3 => Input::PrepareStore { session, request, layout, blocks },
+        4..=6 => {
+            let (session, lease, asked) = take(dice, &mut world.stores)?;
+            let filled = (0..asked as u32).filter(|_| dice.roll(5) > 0).map(|index| FilledBlock { index, stripes: vec![Checksum(1)] });
+            Input::CompleteStore { session, request, lease, filled: filled.collect() }
+        }
+        7..=8 => Input::PrepareLoad { session, request, layout, keys, deadline_ms: dice.roll(3) * 20 },
+        9..=10 => {
+            let (session, lease, asked) = take(dice, &mut world.loads)?;
+            let corrupt = (0..asked as u32).filter(|_| dice.roll(10) == 0).collect();
+            Input::CompleteLoad { session, request, lease, corrupt }
+        }
+        11 => Input::Lookup { session, request, layout, keys, until_miss: dice.roll(2) == 0 },
+        12..=13 => {
+            let result = [WriteResult::Written, WriteResult::Written, WriteResult::Written, WriteResult::Busy, WriteResult::Failed][dice.roll(5) as usize];
+            Input::WriteDone { op: take(dice, &mut world.writes)?, result }
+        }
+        14 => {
+            let result = [ReadResult::Read, ReadResult::Read, ReadResult::Busy, ReadResult::Corrupt, ReadResult::Failed][dice.roll(5) as usize];
+            Input::ReadDone { op: take(dice, &mut world.reads)?, result }
+        }
+        _ => match dice.roll(12) {
+            0 => Input::Purge { layout: Some(layout) },
+            1..=2 => Input::CloseSession { session },
+            3..=5 => Input::Pin { session, request, layout, keys, ttl_ms: dice.roll(2) * 50 },
+            _ => Input::Tick,
+        },
+    };
+    Some((input, asked))
+}
+
+fn run(seed: u64) -> Vec<Action> {
+    let page = kvd_block::PAGE_BYTES;
+    let mut config = LedgerConfig::new(
+        SpaceConfig { capacity_bytes: 4 * 16 * page, extent_bytes: 16 * page },
+        Some(SpaceConfig { capacity_bytes: 6 * 16 * page, extent_bytes: 16 * page }),
+    );
+    (config.load_lease_ms, config.store_lease_ms, config.max_reads, config.max_writes) = (200, 150, 3, 3);
+    let mut ledger = Ledger::new(config);
+    let (mut dice, mut world, mut trace, mut now) = (Dice(seed), World::default(), Vec::new(), 0);
+    for (at, slot_pages) in LAYOUT_PAGES.into_iter().enumerate() {
+        ledger.step(Tick(0), Input::DefineLayout { layout: LayoutHandle(at as u16), slot_pages, ranks: 1 }, &mut Vec::new());
+    }
+    for _ in 0..600 {
+        now += dice.roll(12);
+        for session in [0, 1].map(SessionId) {
+            let mut actions = Vec::new();
+            ledger.step(Tick(now), Input::OpenSession { session }, &mut actions);
+            trace.extend(actions.iter().cloned());
+            world.perform(actions, 0);
+        }
+        let Some((input, asked)) = next_input(&mut dice, &mut world) else { continue };
+        let mut actions = Vec::new();
+        ledger.step(Tick(now), input, &mut actions);
+        ledger.check();
+        trace.extend(actions.iter().cloned());
+        world.perform(actions, asked);
+        let resident: BTreeSet<_> = TierKind::ALL.into_iter().flat_map(|tier| ledger.resident(tier).map(move |row| (row.key, tier))).collect();
+        assert_eq!(resident, world.resident, "replaying the events gives the residency");
+    }
+    trace
+}
+
+#[test]
+fn invariants_hold_for_many_seeds() {
+    (0..400).for_each(|seed| {
+        run(seed);
+    });
+}
+
+#[test]
+fn a_seed_gives_the_same_actions_twice() {
+    assert_eq!(run(7), run(7));
+}
