@@ -146,11 +146,11 @@ def deepseek_config(shape: Shape) -> dict:
         v_head_dim=128,
         head_dim=64,
         first_k_dense_replace=shape.layers,
-        n_routed_experts=None,
         moe_intermediate_size=shape.hidden,
     )
 
 
+GEMMA_OUTPUT_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 PARTICULARS = {
     "gemma3": gemma_config,
     "mistral": lambda shape: dict(sliding_window=shape.window),
@@ -207,7 +207,9 @@ def layer_norms(arch: str, shape: Shape, config: dict) -> dict[str, torch.Tensor
     if arch in ("qwen3", "gemma3"):
         norms |= {name: torch.ones(shape.head_dim) for name in ("self_attn.q_norm", "self_attn.k_norm")}
     if arch == "gemma3":
-        norms |= {n: torch.zeros(shape.hidden) for n in ("pre_feedforward_layernorm", "post_feedforward_layernorm")}
+        # Embeddings are scaled up and tied: without loud layers a token would only ever predict itself.
+        norms |= {name: torch.full((shape.hidden,), 20.0) for name in GEMMA_OUTPUT_NORMS}
+        norms |= {"pre_feedforward_layernorm": torch.zeros(shape.hidden)}
     if arch == "deepseek":
         norms["self_attn.kv_a_layernorm"] = torch.ones(config["kv_lora_rank"])
     return norms

@@ -67,7 +67,7 @@ def describe_groups(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, wei
     """The groups of this engine, in the engine's order. Equal in the scheduler and in every worker."""
     _refuse_what_is_not_understood(vllm_config, kv_cache_config)
     model = vllm_config.model_config
-    weights = weights_id or _weights_of(model.model, model.revision)
+    weights = weights_id or weights_of(model.model, model.revision)
     name = os.path.basename(os.path.normpath(model.model)) if os.path.isdir(model.model) else model.model
     return [
         _describe_group(vllm_config, kv_cache_config, index, name, weights)
@@ -145,7 +145,13 @@ def _page_arrangement(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, s
 
     cache_dtype = vllm_config.cache_config.cache_dtype
     isa = _get_attn_isa(vllm_config.model_config.dtype, spec.block_size, spec.head_size, cache_dtype)
-    return f"cpu {layout} {isa} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{cpu_arrangement()} {layout} {isa}"
+
+
+def cpu_arrangement() -> str:
+    """The instruction set that CPU kernels pack for."""
+    amx = "+amx" if torch.cpu._is_amx_tile_supported() else ""
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}{amx}"
 
 
 def _model_configuration(vllm_config: VllmConfig) -> dict[str, Any]:
@@ -163,7 +169,8 @@ def _model_configuration(vllm_config: VllmConfig) -> dict[str, Any]:
     )
 
 
-def _weights_of(model: str, revision: str | None) -> str:
+def weights_of(model: str, revision: str | None) -> str:
+    """Digest of the weights of a directory or of a downloaded model."""
     directory = model if os.path.isdir(model) else _snapshot_of(model, revision)
     digest = content_digest(directory) if directory is not None else None
     if digest is None:

@@ -28,7 +28,7 @@ class Names:
         for block_tokens, chain in self.chains.items():
             whole = num_tokens // block_tokens * block_tokens
             if whole > chain.num_tokens:
-                chain.extend(list(self._tokens[chain.num_tokens : whole]))
+                chain.extend(self._tokens[chain.num_tokens : whole])
 
     def of(self, group: Group, blocks: range) -> bytes:
         """16 bytes for each of `blocks`, back to back."""
@@ -91,11 +91,14 @@ class LoadPlan:
     parts: list[GroupLoad]
     incarnation: int
     deadline: float
+    """When to stop waiting for NVMe."""
+    expires: float
+    """When the leases are too old to rely on. kvd ends them later by itself."""
     trimmed: bool = False
 
     def fits(self, start: int, incarnation: int) -> bool:
-        """False when the local hit moved or kvd restarted since the plan was made."""
-        return self.start == start and self.incarnation == incarnation
+        """False when the local hit moved, kvd restarted or the leases grew old since the plan was made."""
+        return self.start == start and self.incarnation == incarnation and time.monotonic() < self.expires
 
     def settled(self, wait_ms: int) -> bool:
         """True when no block is on its way from NVMe any more, or it is too late to wait for it."""

@@ -45,6 +45,7 @@ logger = init_logger("vllm.kvd")
 
 _IDLE_WAIT_MS = 1
 _MOST_FAILED_LOADS = 2
+_PLAN_SECONDS = 20.0
 
 
 @dataclass
@@ -180,7 +181,7 @@ class KvdScheduler:
 
     def _lease(self, state: RequestState, start: int, end: int, states: dict[int, bytes]) -> LoadPlan | None:
         deadline = time.monotonic() + self._config.staging_deadline_ms / 1000
-        plan = LoadPlan(start, end, [], self._session.incarnation, deadline)
+        plan = LoadPlan(start, end, [], self._session.incarnation, deadline, expires=deadline + _PLAN_SECONDS)
         for group in self._groups:
             blocks = needed_blocks(group, start, end)
             first = start // group.block_tokens
@@ -237,14 +238,17 @@ class KvdScheduler:
             part.lease.complete()
             return
         indices = [block - part.blocks.start for block in blocks]
-        slots = part.lease.slots()
+        granted = part.lease.slots()
+        slots = [granted[index] for index in indices]
+        # A connection lost since the match took the slots back. No daemon has incarnation 0, so nothing will arrive.
+        lost = min(slots) < 0
         op = LoadOp(
             load_id=next(self._ids),
             request_id=state.request.request_id,
             group=position,
-            incarnation=plan.incarnation,
+            incarnation=0 if lost else plan.incarnation,
             block_ids=[block_ids[block] for block in blocks],
-            slots=[slots[index] for index in indices],
+            slots=[0] * len(slots) if lost else slots,
             hashes=b"".join(part.hashes[index * 16 : index * 16 + 16] for index in indices),
         )
         self._new_loads.append(op)

@@ -17,7 +17,9 @@ logger = init_logger("vllm.kvd")
 
 _PAUSE_SECONDS = 1.0
 _KNOWN_BLOCKS = 1 << 17
-MISS, PENDING, CPU, NVME = range(4)
+_MISS = b"\0"
+CPU, NVME = 2, 3
+"""State bytes of a lookup. 0 is a miss, 1 is being stored right now."""
 
 
 class Session:
@@ -49,13 +51,17 @@ class Session:
         return self._client.socket if self._client is not None else ""
 
     def lookup(self, layout: int, hashes: bytes, until_miss: bool) -> bytes | None:
-        """A state byte for each block, or None when kvd does not answer. Misses are forgotten as stored."""
+        """A state byte for each block, or None when kvd does not answer. `until_miss` leaves out what follows a miss.
+
+        What was not found is not known to be stored any more: at worst kvd is offered a block that it has.
+        """
         if not hashes:
             return b""
         states = self._answer(self._client.lookup(layout, hashes, until_miss))
-        for index, state in enumerate(states or b""):
-            if state == MISS:
-                self._known.pop((layout, _nth(hashes, index)), None)
+        if states is not None:
+            for index in range(len(hashes) // 16):
+                if states[index : index + 1] in (b"", _MISS):
+                    self.forget(layout, hashes[index * 16 : index * 16 + 16])
         return states
 
     def prepare_load(self, layout: int, hashes: bytes, deadline_ms: int) -> Any | None:
@@ -102,7 +108,3 @@ class Session:
             logger.warning("kvd is unavailable, the engine goes on without it: %s", self._client.last_error)
         self._incarnation = incarnation
         self._known.clear()
-
-
-def _nth(hashes: bytes, index: int) -> bytes:
-    return hashes[index * 16 : index * 16 + 16]
