@@ -1,0 +1,5 @@
+//! Tiers around tiers.
+
+mod faulty;
+
+pub use faulty::{FaultPlan, Faulty};

@@ -1,0 +1,205 @@
+//! The slot file across restarts, and what is done about files that are not as they should be.
+
+mod made;
+
+use kvd_block::{Checksum, LayoutSpec};
+use kvd_tiers::conformance::sample_layout;
+use kvd_tiers::{BlockName, IoEngine, NvmeConfig, NvmeTier, OpenError, Tier, TierError};
+use made::{EXTENT_BYTES, address, arena, config, edit, folder, path, read, write};
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+
+const ENGINES: [IoEngine; 2] = [IoEngine::Uring, IoEngine::Posix];
+
+fn refusal(config: NvmeConfig) -> OpenError {
+    NvmeTier::open(config).expect_err("this file must be refused")
+}
+
+#[test]
+fn a_reopened_file_gives_its_blocks_back_to_either_engine() {
+    for (first, second) in [(ENGINES[0], ENGINES[1]), (ENGINES[1], ENGINES[0])] {
+        let (folder, arena, layout) = (folder(), arena(), sample_layout());
+        let tier = NvmeTier::open(config(&folder, &arena, first)).unwrap();
+        let (id, name) = (tier.file_id(), write(&tier, &arena, &layout, 70, 1));
+        drop(tier);
+        let tier = NvmeTier::open(config(&folder, &arena, second)).unwrap();
+        assert_eq!(tier.file_id(), id);
+        read(&tier, &arena, &layout, 70, name).unwrap();
+    }
+}
+
+#[test]
+fn a_second_kvd_is_refused_while_the_first_runs() {
+    let (folder, arena) = (folder(), arena());
+    let first = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
+    assert!(matches!(refusal(config(&folder, &arena, IoEngine::Auto)), OpenError::Locked { .. }));
+    drop(first);
+    NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_left_untouched() {
+    let (folder, arena) = (folder(), arena());
+    for bytes in [&b"thesis"[..], &[7; 100_000]] {
+        fs::write(path(&folder), bytes).unwrap();
+        let error = refusal(config(&folder, &arena, IoEngine::Auto));
+        assert!(matches!(error, OpenError::NotOurs { .. }), "{error}");
+        assert!(error.to_string().contains(path(&folder).to_str().unwrap()), "{error}");
+        assert!(fs::read(path(&folder)).unwrap() == bytes);
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_by_its_number() {
+    let (folder, arena) = (folder(), arena());
+    drop(NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap());
+    for offset in [0, 4096] {
+        edit(&path(&folder), offset, |page| {
+            page[8] = 2;
+            let checksum = Checksum::of(&page[..4088]);
+            page[4088..].copy_from_slice(&checksum.0.to_le_bytes());
+        });
+    }
+    assert!(matches!(refusal(config(&folder, &arena, IoEngine::Auto)), OpenError::Newer { found: 2, .. }));
+}
+
+#[test]
+fn a_damaged_superblock_is_replaced_by_its_copy_and_two_are_refused() {
+    let (folder, arena, layout) = (folder(), arena(), sample_layout());
+    let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
+    let name = write(&tier, &arena, &layout, 0, 1);
+    drop(tier);
+    edit(&path(&folder), 0, |page| page[40] ^= 1);
+    let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
+    read(&tier, &arena, &layout, 0, name).unwrap();
+    drop(tier);
+    edit(&path(&folder), 0, |page| page[40] ^= 2);
+    edit(&path(&folder), 4096, |page| page[40] ^= 1);
+    assert!(matches!(refusal(config(&folder, &arena, IoEngine::Auto)), OpenError::Damaged { .. }));
+}
+
+#[test]
+fn other_settings_are_refused_by_name() {
+    let (folder, arena) = (folder(), arena());
+    let base = config(&folder, &arena, IoEngine::Auto);
+    drop(NvmeTier::open(base.clone()).unwrap());
+    let smaller = refusal(NvmeConfig { capacity_bytes: EXTENT_BYTES, ..base.clone() });
+    assert!(matches!(smaller, OpenError::OtherSettings { setting: "capacity_bytes", .. }), "{smaller}");
+    let other_extents = refusal(NvmeConfig { extent_bytes: 2 * EXTENT_BYTES, ..base });
+    assert!(matches!(other_extents, OpenError::OtherSettings { setting: "extent_bytes", .. }), "{other_extents}");
+}
+
+#[test]
+fn a_grown_file_keeps_its_blocks_and_takes_more() {
+    let (folder, arena, layout) = (folder(), arena(), sample_layout());
+    let base = config(&folder, &arena, IoEngine::Auto);
+    let tier = NvmeTier::open(base.clone()).unwrap();
+    let old = write(&tier, &arena, &layout, 0, 1);
+    drop(tier);
+    let tier = NvmeTier::open(NvmeConfig { capacity_bytes: 8 * EXTENT_BYTES, ..base }).unwrap();
+    let beyond = 4 * 63;
+    let new = write(&tier, &arena, &layout, beyond, 2);
+    read(&tier, &arena, &layout, 0, old).unwrap();
+    read(&tier, &arena, &layout, beyond, new).unwrap();
+}
+
+#[test]
+fn a_truncated_file_loses_only_what_was_cut_off() {
+    for engine in ENGINES {
+        let (folder, arena, layout) = (folder(), arena(), sample_layout());
+        let tier = NvmeTier::open(config(&folder, &arena, engine)).unwrap();
+        let (kept, lost) = (write(&tier, &arena, &layout, 0, 1), write(&tier, &arena, &layout, 200, 2));
+        drop(tier);
+        OpenOptions::new().write(true).open(path(&folder)).unwrap().set_len(2 << 20).unwrap();
+        let tier = NvmeTier::open(config(&folder, &arena, engine)).unwrap();
+        read(&tier, &arena, &layout, 0, kept).unwrap();
+        assert!(matches!(read(&tier, &arena, &layout, 200, lost), Err(TierError::Corrupt { .. })));
+    }
+}
+
+#[test]
+fn a_file_cut_while_it_is_open_gives_misses() {
+    for engine in ENGINES {
+        let (folder, arena, layout) = (folder(), arena(), sample_layout());
+        let tier = NvmeTier::open(config(&folder, &arena, engine)).unwrap();
+        let name = write(&tier, &arena, &layout, 200, 1);
+        OpenOptions::new().write(true).open(path(&folder)).unwrap().set_len(2 << 20).unwrap();
+        let result = read(&tier, &arena, &layout, 200, name);
+        assert!(matches!(result, Err(TierError::Corrupt { .. })), "{result:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_too_small_is_named_with_both_sizes_and_nothing_is_left() {
+    let (folder, arena) = (folder(), arena());
+    let huge = NvmeConfig { capacity_bytes: 15 << 40, ..config(&folder, &arena, IoEngine::Auto) };
+    let error = refusal(huge);
+    assert!(
+        matches!(error, OpenError::NoSpace { wanted_bytes, free_bytes, .. } if wanted_bytes > free_bytes),
+        "{error}"
+    );
+    assert!(!path(&folder).exists());
+}
+
+#[test]
+fn a_missing_folder_and_a_forbidden_one_are_told_apart() {
+    let (folder, arena) = (folder(), arena());
+    let base = config(&folder, &arena, IoEngine::Auto);
+    let missing = refusal(NvmeConfig { path: folder.path().join("gone/slots"), ..base.clone() });
+    assert!(matches!(missing, OpenError::NoFolder { .. }), "{missing}");
+    // The kernel lets nobody, root included, make files here.
+    let forbidden = refusal(NvmeConfig { path: "/sys/slots".into(), ..base });
+    assert!(matches!(forbidden, OpenError::Permission { .. }), "{forbidden}");
+}
+
+#[test]
+fn a_scan_finds_every_block_of_every_layout_and_no_erased_one() {
+    for engine in ENGINES {
+        let (folder, arena) = (folder(), arena());
+        let small = sample_layout();
+        let large = LayoutSpec { stripe_bytes: 40_000, ..sample_layout() };
+        let tier = NvmeTier::open(config(&folder, &arena, engine)).unwrap();
+        let mut expected: HashMap<u32, BlockName> = HashMap::new();
+        for nth in [0, 5, 62] {
+            expected.insert(address(&small, nth).0, write(&tier, &arena, &small, nth, nth.into()));
+        }
+        for nth in [12, 13, 20] {
+            expected.insert(address(&large, nth).0, write(&tier, &arena, &large, nth, 1000 + u64::from(nth)));
+        }
+        let erased = address(&small, 5);
+        assert!(matches!(tier.erase(vec![erased]).wait().unwrap()[..], [Ok(())]));
+        expected.remove(&erased.0);
+        drop(tier);
+        let tier = NvmeTier::open(config(&folder, &arena, engine)).unwrap();
+        let mut found = HashMap::new();
+        tier.scan(|image| {
+            let name = BlockName { layout: image.header.layout.id(), hash: image.header.hash };
+            found.insert(image.address.0, name);
+        });
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn an_extent_that_changed_its_slot_size_shows_no_older_block() {
+    let (folder, arena) = (folder(), arena());
+    let small = sample_layout();
+    let large = LayoutSpec { stripe_bytes: 40_000, ..sample_layout() };
+    let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
+    (0..63).for_each(|nth| drop(write(&tier, &arena, &small, nth, nth.into())));
+    write(&tier, &arena, &large, 3, 500);
+    let mut found = Vec::new();
+    tier.scan(|image| found.push(image.address));
+    assert_eq!(found, [address(&large, 3)]);
+}
+
+#[test]
+fn the_probe_line_says_which_way_blocks_take() {
+    let (folder, arena) = (folder(), arena());
+    let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Posix)).unwrap();
+    assert!(tier.probe_line().starts_with("pread/pwrite (as the settings say)"), "{}", tier.probe_line());
+    drop(tier);
+    let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Uring)).unwrap();
+    write(&tier, &arena, &sample_layout(), 0, 1);
+    assert!(tier.probe_line().contains("io_uring"), "{}", tier.probe_line());
+}
