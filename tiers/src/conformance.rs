@@ -53,8 +53,7 @@ pub fn sample_layout() -> LayoutSpec {
 
 /// Fills `slot` with a sealed image whose name and bytes follow from `seed`.
 pub fn seal(slot: &Slot, layout: &LayoutSpec, seed: u64) -> BlockName {
-    let payload: Vec<u8> =
-        (0..layout.payload_bytes()).map(|at| (at.wrapping_mul(31) ^ (at >> 8) ^ seed) as u8).collect();
+    let payload: Vec<u8> = (0..layout.payload_bytes()).map(|at| (at.wrapping_mul(31) ^ (at >> 8) ^ seed) as u8).collect();
     slot.write_at(HEADER_BYTES, &payload);
     let mut hash = [0xA5; 16];
     hash[..8].copy_from_slice(&seed.to_le_bytes());
@@ -65,9 +64,7 @@ pub fn seal(slot: &Slot, layout: &LayoutSpec, seed: u64) -> BlockName {
         position: 0,
         created_unix_ms: 0,
         layout: layout.clone(),
-        stripes: (0..layout.ranks)
-            .map(|rank| slot.checksum_at(layout.stripe_offset(rank), layout.stripe_bytes))
-            .collect(),
+        stripes: (0..layout.ranks).map(|rank| slot.checksum_at(layout.stripe_offset(rank), layout.stripe_bytes)).collect(),
         tokens: Vec::new(),
     };
     let mut page = [0; HEADER_BYTES as usize];

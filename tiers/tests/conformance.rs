@@ -44,9 +44,7 @@ fn the_same_seed_gives_the_same_faults() {
         let write = |nth| {
             let slot = made::slot(&arena, &layout, 0);
             conformance::seal(&slot, &layout, 1);
-            tier.write(vec![WriteBlock { slot, address: made::address(&layout, nth) }]).wait().unwrap()[0]
-                .result
-                .is_ok()
+            tier.write(vec![WriteBlock { slot, address: made::address(&layout, nth) }]).wait().unwrap()[0].result.is_ok()
         };
         (0..40).map(write).collect()
     };

@@ -134,10 +134,7 @@ fn a_disk_that_is_too_small_is_named_with_both_sizes_and_nothing_is_left() {
     let (folder, arena) = (folder(), arena());
     let huge = NvmeConfig { capacity_bytes: 15 << 40, ..config(&folder, &arena, IoEngine::Auto) };
     let error = refusal(huge);
-    assert!(
-        matches!(error, OpenError::NoSpace { wanted_bytes, free_bytes, .. } if wanted_bytes > free_bytes),
-        "{error}"
-    );
+    assert!(matches!(error, OpenError::NoSpace { wanted_bytes, free_bytes, .. } if wanted_bytes > free_bytes), "{error}");
     assert!(!path(&folder).exists());
 }
 
@@ -186,7 +183,9 @@ fn an_extent_that_changed_its_slot_size_shows_no_older_block() {
     let small = sample_layout();
     let large = LayoutSpec { stripe_bytes: 40_000, ..sample_layout() };
     let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
-    (0..63).for_each(|nth| drop(write(&tier, &arena, &small, nth, nth.into())));
+    for nth in 0..63 {
+        write(&tier, &arena, &small, nth, nth.into());
+    }
     write(&tier, &arena, &large, 3, 500);
     let mut found = Vec::new();
     tier.scan(|image| found.push(image.address));

@@ -45,9 +45,7 @@ pub(super) fn from_rocksdb(path: &Path, doing: &'static str, source: rocksdb::Er
     let (path, why) = (path.to_owned(), source.to_string());
     match source.kind() {
         _ if why.contains("ock file") || why.contains("lock hold by current process") => CatalogError::Locked { path },
-        _ if why.contains("Permission denied") || why.contains("Read-only file system") => {
-            CatalogError::Permission { path, doing, why }
-        }
+        _ if why.contains("Permission denied") || why.contains("Read-only file system") => CatalogError::Permission { path, doing, why },
         rocksdb::ErrorKind::Corruption => CatalogError::Corrupt { path, why },
         // RocksDB answers so when a file that its manifest names is gone.
         rocksdb::ErrorKind::IOError if why.contains("No such file") => CatalogError::Corrupt { path, why },
@@ -58,9 +56,7 @@ pub(super) fn from_rocksdb(path: &Path, doing: &'static str, source: rocksdb::Er
 pub(super) fn from_io(path: &Path, doing: &'static str, source: io::Error) -> CatalogError {
     let (path, why) = (path.to_owned(), source.to_string());
     match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            CatalogError::Permission { path, doing, why }
-        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => CatalogError::Permission { path, doing, why },
         _ => CatalogError::Storage { path, doing, why },
     }
 }

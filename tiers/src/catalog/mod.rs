@@ -139,8 +139,7 @@ impl Catalog {
     }
 
     fn meta<const N: usize>(&self, name: &[u8]) -> Result<Option<[u8; N]>, CatalogError> {
-        let value =
-            self.db.get_cf(self.family(META), name).map_err(|error| self.error("reading its settings", error))?;
+        let value = self.db.get_cf(self.family(META), name).map_err(|error| self.error("reading its settings", error))?;
         let why = || format!("`{}` has the wrong length", String::from_utf8_lossy(name));
         value.map(|bytes| bytes.try_into().map_err(|_| self.corrupt(why()))).transpose()
     }

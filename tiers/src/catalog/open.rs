@@ -24,8 +24,7 @@ pub(super) fn open(path: &Path) -> Result<Catalog, CatalogError> {
     options.create_if_missing(is_new(path));
     options.create_missing_column_families(true);
     let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options()));
-    let db =
-        DB::open_cf_descriptors(&options, path, families).map_err(|error| from_rocksdb(path, "opening it", error))?;
+    let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| from_rocksdb(path, "opening it", error))?;
     let catalog = Catalog { db, path: path.to_owned(), layouts: Mutex::default() };
     check_version(&catalog)?;
     let layouts = read_layouts(&catalog)?;
@@ -47,8 +46,7 @@ fn refuse_other_files(path: &Path) -> Result<(), CatalogError> {
         return Err(CatalogError::Corrupt { path: path.to_owned(), why: "its file `CURRENT` is missing".into() });
     }
     // A first start that died early leaves these.
-    let ours =
-        |name: &String| name == "LOCK" || name == "IDENTITY" || name.starts_with("LOG") || name.ends_with(".dbtmp");
+    let ours = |name: &String| name == "LOCK" || name == "IDENTITY" || name.starts_with("LOG") || name.ends_with(".dbtmp");
     if names.iter().all(ours) { Ok(()) } else { Err(CatalogError::NotACatalog { path: path.to_owned() }) }
 }
 
@@ -56,13 +54,10 @@ fn refuse_unknown_families(path: &Path) -> Result<(), CatalogError> {
     if is_new(path) {
         return Ok(());
     }
-    let found =
-        DB::list_cf(&Options::default(), path).map_err(|error| from_rocksdb(path, "reading its manifest", error))?;
+    let found = DB::list_cf(&Options::default(), path).map_err(|error| from_rocksdb(path, "reading its manifest", error))?;
     match found.iter().find(|name| !FAMILIES.contains(&name.as_str())) {
         None => Ok(()),
-        Some(name) => {
-            Err(CatalogError::Newer { path: path.to_owned(), found: format!("has a column family `{name}`") })
-        }
+        Some(name) => Err(CatalogError::Newer { path: path.to_owned(), found: format!("has a column family `{name}`") }),
     }
 }
 
@@ -70,9 +65,7 @@ fn check_version(catalog: &Catalog) -> Result<(), CatalogError> {
     match catalog.meta(b"format")?.map(u16::from_le_bytes) {
         None => catalog.put_synced(META, b"format", &CATALOG_VERSION.to_le_bytes()),
         Some(version) if version <= CATALOG_VERSION => Ok(()),
-        Some(version) => {
-            Err(CatalogError::Newer { path: catalog.path.clone(), found: format!("is of format version {version}") })
-        }
+        Some(version) => Err(CatalogError::Newer { path: catalog.path.clone(), found: format!("is of format version {version}") }),
     }
 }
 

@@ -6,11 +6,7 @@ use rocksdb::{IteratorMode, ReadOptions};
 
 const READAHEAD_BYTES: usize = 4 << 20;
 
-pub(super) fn scan(
-    catalog: &Catalog,
-    batch_rows: usize,
-    mut on_rows: impl FnMut(Vec<CatalogRow>),
-) -> Result<(), CatalogError> {
+pub(super) fn scan(catalog: &Catalog, batch_rows: usize, mut on_rows: impl FnMut(Vec<CatalogRow>)) -> Result<(), CatalogError> {
     let mut options = ReadOptions::default();
     options.set_readahead_size(READAHEAD_BYTES);
     options.fill_cache(false);

@@ -46,11 +46,9 @@ impl CatalogWriter {
     /// Starts the thread. The queue holds at most `most_changes` changes.
     pub fn start(catalog: Arc<Catalog>, most_changes: usize) -> std::io::Result<CatalogWriter> {
         let queue = Mutex::new(Queue::default());
-        let shared =
-            Arc::new(Shared { queue, changed: Condvar::new(), most_changes, failed_changes: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { queue, changed: Condvar::new(), most_changes, failed_changes: AtomicU64::new(0) });
         let in_thread = shared.clone();
-        let thread =
-            std::thread::Builder::new().name("kvd-catalog".into()).spawn(move || write_all(&catalog, &in_thread))?;
+        let thread = std::thread::Builder::new().name("kvd-catalog".into()).spawn(move || write_all(&catalog, &in_thread))?;
         Ok(CatalogWriter { shared, thread: Some(thread) })
     }
 

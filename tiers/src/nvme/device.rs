@@ -15,11 +15,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 /// Slot addresses are 32-bit page numbers.
 const MOST_CAPACITY_BYTES: u64 = PAGE_BYTES << 32;
+/// How long an open waits for the process before it to be gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The slot file, locked for as long as this lives.
 #[derive(Debug)]
@@ -82,9 +84,7 @@ fn limits(config: &NvmeConfig) -> Result<TierLimits, OpenError> {
     let capacity_bytes = config.capacity_bytes / extent_bytes * extent_bytes;
     if capacity_bytes == 0 || capacity_bytes > MOST_CAPACITY_BYTES {
         let given = config.capacity_bytes;
-        return Err(bad(format!(
-            "capacity of {given} bytes: must be from one extent ({extent_bytes}) to {MOST_CAPACITY_BYTES}"
-        )));
+        return Err(bad(format!("capacity of {given} bytes: must be from one extent ({extent_bytes}) to {MOST_CAPACITY_BYTES}")));
     }
     if config.max_inflight_blocks == 0 || config.queue_depth == 0 || config.queue_depth > 4096 {
         return Err(bad("max_inflight_blocks must be at least 1 and queue_depth 1 to 4096".into()));
@@ -122,12 +122,27 @@ fn open_error(path: &Path, source: io::Error) -> OpenError {
     }
 }
 
+/// Takes the file for this process alone.
+///
+/// The kernel takes an io_uring apart after its process is gone, and holds the lock until then: a quick restart waits for it.
 fn lock(file: &File, path: &Path) -> Result<(), OpenError> {
-    let path = path.to_owned();
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => Err(OpenError::Locked { path }),
-        Err(errno) => Err(OpenError::Os { path, doing: "locking it", source: errno.into() }),
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if Instant::now() < give_up => std::thread::sleep(Duration::from_millis(20)),
+            Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked { path: path.to_owned() }),
+            Err(errno) => {
+                return Err(OpenError::Os { path: path.to_owned(), doing: "locking it", source: errno.into() });
+            }
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // Closing the descriptor is not enough: a ring that the kernel has not taken apart yet still holds the file.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -202,17 +217,13 @@ impl Opening<'_> {
         match (at(0)?, at(COPY_AT)?) {
             (Ok(superblock), _) | (Err(_), Ok(superblock)) => Ok(superblock),
             (Err(NoSuperblock::Newer(found)), _) => Err(OpenError::Newer { path: path(), found }),
-            (Err(NoSuperblock::OtherMagic), Err(NoSuperblock::OtherMagic)) => {
-                Err(self.not_ours("it is not a kvd slot file"))
-            }
+            (Err(NoSuperblock::OtherMagic), Err(NoSuperblock::OtherMagic)) => Err(self.not_ours("it is not a kvd slot file")),
             _ => Err(OpenError::Damaged { path: path() }),
         }
     }
 
     fn check_settings(&self, found: &Superblock) -> Result<(), OpenError> {
-        let other = |setting, found, wanted| {
-            Err(OpenError::OtherSettings { path: self.path.to_owned(), setting, found, wanted })
-        };
+        let other = |setting, found, wanted| Err(OpenError::OtherSettings { path: self.path.to_owned(), setting, found, wanted });
         if found.extent_bytes != self.limits.extent_bytes {
             return other("extent_bytes", found.extent_bytes, self.limits.extent_bytes);
         }
@@ -251,9 +262,7 @@ impl Opening<'_> {
             }
             Err(Errno::FBIG) => Err(OpenError::BadConfig {
                 path: self.path.to_owned(),
-                why: format!(
-                    "{full_length} bytes are more than this filesystem or the file size limit allows: set a smaller capacity"
-                ),
+                why: format!("{full_length} bytes are more than this filesystem or the file size limit allows: set a smaller capacity"),
             }),
             Err(errno) => Err(self.os("allocating it")(errno.into())),
         }

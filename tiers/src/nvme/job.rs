@@ -83,13 +83,9 @@ impl Job {
 
     pub fn next_io(&self, device: &Device) -> Io {
         let (memory, whole_bytes, file_offset) = match (&self.page, &self.task) {
-            (Some(page), Task::Write { .. }) => {
-                (page_memory(page), PAGE_BYTES, device.file_offset(device.extent_start(self.address)))
-            }
+            (Some(page), Task::Write { .. }) => (page_memory(page), PAGE_BYTES, device.file_offset(device.extent_start(self.address))),
             (Some(page), _) => (page_memory(page), PAGE_BYTES, device.file_offset(self.address)),
-            (None, Task::Write { slot, .. } | Task::Read { slot, .. }) => {
-                (slot.address(), slot.bytes(), device.file_offset(self.address))
-            }
+            (None, Task::Write { slot, .. } | Task::Read { slot, .. }) => (slot.address(), slot.bytes(), device.file_offset(self.address)),
             (None, Task::Erase { .. }) => unreachable!("an erase keeps its page"),
         };
         let direction = if self.is_read() { Direction::FromFile } else { Direction::ToFile };
@@ -141,9 +137,7 @@ impl Job {
 
     fn short(&self) -> Failure {
         match self.task {
-            Task::Read { .. } => {
-                Failure::Corrupt(format!("the file ends after {} bytes of the image", self.done_bytes))
-            }
+            Task::Read { .. } => Failure::Corrupt(format!("the file ends after {} bytes of the image", self.done_bytes)),
             _ => Failure::Io(io::ErrorKind::WriteZero.into()),
         }
     }
@@ -164,9 +158,7 @@ impl Job {
     pub fn finish(self, result: Result<(), Failure>) {
         let address = self.address;
         match self.task {
-            Task::Write { slot, reply } => {
-                reply.send(WriteOutcome { slot, result: result.map_err(|f| error(f, address, None)) })
-            }
+            Task::Write { slot, reply } => reply.send(WriteOutcome { slot, result: result.map_err(|f| error(f, address, None)) }),
             Task::Erase { reply } => reply.send(result.map_err(|failure| error(failure, address, None))),
             Task::Read { slot, name, reply } => {
                 reply.send(ReadOutcome { slot, result: result.map_err(|failure| error(failure, address, Some(name))) });

@@ -111,17 +111,10 @@ impl NvmeTier {
             Engine::Posix { why, .. } => format!("pread/pwrite ({why}), {direct}"),
             Engine::Ring(ring) => {
                 let on = |flag: bool, yes, no| if flag { yes } else { no };
-                let issue = on(
-                    ring.status.deferred.load(Ordering::Relaxed),
-                    "deferred task run",
-                    "plain ring (kernel before 6.1)",
-                );
+                let issue = on(ring.status.deferred.load(Ordering::Relaxed), "deferred task run", "plain ring (kernel before 6.1)");
                 let file = on(ring.status.fixed_file.load(Ordering::Relaxed), "registered file", "plain file");
                 let mib = ring.status.registered_bytes.load(Ordering::Relaxed) >> 20;
-                format!(
-                    "io_uring, {issue}, {file}, {mib} of {} MiB of the arena registered, {direct}",
-                    self.arena_bytes >> 20
-                )
+                format!("io_uring, {issue}, {file}, {mib} of {} MiB of the arena registered, {direct}", self.arena_bytes >> 20)
             }
         }
     }

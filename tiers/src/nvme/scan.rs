@@ -83,13 +83,7 @@ impl Reader<'_> {
     }
 
     /// Reads pieces of the extent whole and picks the headers out.
-    fn scan_near(
-        &mut self,
-        headers: impl Iterator<Item = u64>,
-        end: u64,
-        slot_pages: u32,
-        on_found: &mut impl FnMut(FoundImage),
-    ) {
+    fn scan_near(&mut self, headers: impl Iterator<Item = u64>, end: u64, slot_pages: u32, on_found: &mut impl FnMut(FoundImage)) {
         let mut piece = 0..0;
         for at in headers {
             if !piece.contains(&at) {
@@ -116,9 +110,7 @@ impl Reader<'_> {
 /// An image left over from when the extent held slots of another size is not a block of this extent.
 fn report(at: u64, page: &HeaderPage, slot_pages: u32, on_found: &mut impl FnMut(FoundImage)) {
     match BlockHeader::decode(page) {
-        Ok(header) if header.layout.slot_pages() == slot_pages => {
-            on_found(FoundImage { address: SlotIndex(at as u32), header })
-        }
+        Ok(header) if header.layout.slot_pages() == slot_pages => on_found(FoundImage { address: SlotIndex(at as u32), header }),
         _ => {}
     }
 }

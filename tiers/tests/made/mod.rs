@@ -56,13 +56,7 @@ pub fn write(tier: &NvmeTier, arena: &Arc<Arena>, layout: &LayoutSpec, nth: u32,
     name
 }
 
-pub fn read(
-    tier: &NvmeTier,
-    arena: &Arc<Arena>,
-    layout: &LayoutSpec,
-    nth: u32,
-    name: BlockName,
-) -> Result<(), TierError> {
+pub fn read(tier: &NvmeTier, arena: &Arc<Arena>, layout: &LayoutSpec, nth: u32, name: BlockName) -> Result<(), TierError> {
     let slot = slot(arena, layout, 1);
     let mut read = tier.read(vec![ReadBlock { slot, address: address(layout, nth), name }]).wait().unwrap();
     read.pop().unwrap().result

@@ -28,8 +28,7 @@ pub(super) struct RegisteredArena {
 impl RegisteredArena {
     /// Reserves the table; nothing is registered yet.
     pub fn new(arena: Arc<Arena>, submitter: &Submitter<'_>) -> RegisteredArena {
-        let piece_bytes =
-            LEAST_PIECE_BYTES.max(arena.bytes().div_ceil(MOST_PIECES).next_multiple_of(LEAST_PIECE_BYTES));
+        let piece_bytes = LEAST_PIECE_BYTES.max(arena.bytes().div_ceil(MOST_PIECES).next_multiple_of(LEAST_PIECE_BYTES));
         let pieces = arena.bytes().div_ceil(piece_bytes) as u32;
         let mut this = RegisteredArena { arena, piece_bytes, registered: 0, pieces, refused: false };
         if let Err(error) = submitter.register_buffers_sparse(pieces) {

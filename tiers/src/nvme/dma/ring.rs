@@ -174,12 +174,8 @@ impl Ring {
         macro_rules! build {
             ($fd:expr) => {
                 match (io.direction, buffer) {
-                    (Direction::ToFile, Some(at)) => {
-                        opcode::WriteFixed::new($fd, io.memory, len, at).offset(offset).build()
-                    }
-                    (Direction::FromFile, Some(at)) => {
-                        opcode::ReadFixed::new($fd, io.memory, len, at).offset(offset).build()
-                    }
+                    (Direction::ToFile, Some(at)) => opcode::WriteFixed::new($fd, io.memory, len, at).offset(offset).build(),
+                    (Direction::FromFile, Some(at)) => opcode::ReadFixed::new($fd, io.memory, len, at).offset(offset).build(),
                     (Direction::ToFile, None) => opcode::Write::new($fd, io.memory, len).offset(offset).build(),
                     (Direction::FromFile, None) => opcode::Read::new($fd, io.memory, len).offset(offset).build(),
                 }
@@ -202,8 +198,7 @@ impl Ring {
 
     fn push(&mut self, entry: Unpushed) {
         // SAFETY: an `Unpushed` is made only by who promises that its memory outlives it.
-        unsafe { self.uring.submission().push(&entry.0) }
-            .expect("the ring has room for every job in flight and the bell");
+        unsafe { self.uring.submission().push(&entry.0) }.expect("the ring has room for every job in flight and the bell");
     }
 
     fn reap(&mut self) {
