@@ -1,0 +1,15 @@
+//! Tells subscribers about every change of residency, numbered, over ZeroMQ.
+//!
+//! * [`EventFeed`] on the driver's thread collects edges, numbers messages and never waits.
+//! * [`publisher`] turns them into bytes, keeps the last of them and sends them.
+//!
+//! A message that cannot be queued is dropped *after* it was numbered: a subscriber sees the gap and asks for a replay,
+//! or for a snapshot when the message was never encoded.
+
+mod feed;
+mod merge;
+pub mod publisher;
+mod ring;
+
+pub use feed::{Content, EdgeFact, EventFeed, Numbered, QUEUE_MESSAGES};
+pub use publisher::{EventsError, Publisher};

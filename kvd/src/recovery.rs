@@ -1,0 +1,126 @@
+//! Brings back what storage held when the daemon last ran.
+//!
+//! Rows of the catalog stream into the ledger in batches; no image is read, each verifies itself when it is first used.
+//! Without a usable catalog the headers of the whole slot file are read instead, and the catalog is filled from them.
+//! Arithmetic: a row is 56 bytes and under a microsecond of ledger time, so a million blocks take about a second.
+
+use crate::layouts::Layouts;
+use crate::storage::{Opened, Storage, StorageError};
+use kvd_block::{BlockKey, LayoutHandle, LayoutSpec, Tick, TierKind};
+use kvd_ledger::{Action, CatalogRow, Input, Ledger};
+use kvd_tiers::{Catalog, CatalogChange, NvmeTier, Tier};
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::{info, warn};
+
+const BATCH_ROWS: usize = 8192;
+
+/// What came back.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Recovered {
+    /// Blocks that can be read from storage again.
+    pub blocks: u64,
+    /// Milliseconds it took.
+    pub ms: u64,
+    /// By reading headers, because the catalog was lost.
+    pub scanned: bool,
+}
+
+/// Defines a layout in the registry and in the ledger.
+pub fn define(ledger: &mut Ledger, layouts: &Layouts, handle: LayoutHandle, spec: LayoutSpec) {
+    let (slot_pages, ranks) = (spec.slot_pages(), spec.ranks);
+    layouts.insert(handle, spec);
+    ledger.step(Tick(0), Input::DefineLayout { layout: handle, slot_pages, ranks }, &mut Vec::new());
+}
+
+/// Fills `ledger` and `layouts` from opened storage, and makes it ready for transfers. Blocks.
+pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &Layouts) -> Result<(Storage, Recovered), StorageError> {
+    let started = Instant::now();
+    let Opened { slot_file, catalog, must_scan } = opened;
+    let mut actions = Vec::new();
+    for (handle, spec) in catalog.layouts() {
+        define(ledger, layouts, handle, spec);
+    }
+    if must_scan {
+        scan(&slot_file, &catalog, ledger, layouts, &mut actions)?;
+    } else {
+        catalog.scan(BATCH_ROWS, |rows| feed(ledger, rows.into_iter().map(ledger_row).collect(), &mut actions))?;
+    }
+    let detail = format!("{detail} ({})", slot_file.probe_line());
+    let tier: Arc<dyn Tier> = Arc::new(slot_file);
+    let storage = Storage::new(tier, Arc::new(catalog), detail)?;
+    forget_refused(&storage, actions);
+    let blocks = ledger.totals(TierKind::Nvme).blocks;
+    let recovered = Recovered { blocks, ms: started.elapsed().as_millis() as u64, scanned: must_scan };
+    info!(blocks, ms = recovered.ms, scanned = must_scan, "storage is back");
+    Ok((storage, recovered))
+}
+
+fn feed(ledger: &mut Ledger, rows: Vec<CatalogRow>, actions: &mut Vec<Action>) {
+    ledger.step(Tick(0), Input::Recovered { tier: TierKind::Nvme, rows }, actions);
+}
+
+/// Reads every header of the slot file into the ledger and into the (empty) catalog.
+fn scan(slot_file: &NvmeTier, catalog: &Catalog, ledger: &mut Ledger, layouts: &Layouts, actions: &mut Vec<Action>) -> Result<(), StorageError> {
+    let mut failure = None;
+    let mut rows = Vec::with_capacity(BATCH_ROWS);
+    slot_file.scan(|image| {
+        let header = image.header;
+        let handle = match layouts.find(header.layout.id()) {
+            Some(layout) => Ok(layout.handle),
+            None => catalog.layout_handle(&header.layout).inspect(|handle| define(ledger, layouts, *handle, header.layout.clone())),
+        };
+        match handle {
+            Ok(layout) => rows.push(CatalogRow {
+                key: BlockKey { layout, hash: header.hash },
+                address: image.address,
+                parent: header.parent,
+                route: header.route,
+                position: header.position,
+            }),
+            Err(error) => failure = Some(error),
+        }
+        if rows.len() >= BATCH_ROWS {
+            failure = keep_found(catalog, ledger, &mut rows, actions).err().or(failure.take());
+        }
+    });
+    keep_found(catalog, ledger, &mut rows, actions)?;
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn keep_found(
+    catalog: &Catalog,
+    ledger: &mut Ledger,
+    rows: &mut Vec<CatalogRow>,
+    actions: &mut Vec<Action>,
+) -> Result<(), kvd_tiers::CatalogError> {
+    let rows = std::mem::take(rows);
+    catalog.apply(rows.iter().map(|row| CatalogChange::Put(catalog_row(*row))))?;
+    feed(ledger, rows, actions);
+    Ok(())
+}
+
+/// Removes the rows that the ledger did not believe.
+fn forget_refused(storage: &Storage, actions: Vec<Action>) {
+    let refused: Vec<_> = actions
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::CatalogDelete(key) => Some(CatalogChange::Delete(key)),
+            _ => None,
+        })
+        .collect();
+    if !refused.is_empty() {
+        warn!(rows = refused.len(), "rows of the catalog contradict one another or the settings: forgotten");
+        refused.chunks(BATCH_ROWS).for_each(|rows| storage.record(rows.to_vec()));
+    }
+}
+
+/// The row as the ledger wants it.
+pub fn ledger_row(row: kvd_tiers::CatalogRow) -> CatalogRow {
+    CatalogRow { key: row.key, address: row.address, parent: row.parent, route: row.route, position: row.position }
+}
+
+/// The row as the catalog wants it.
+pub fn catalog_row(row: CatalogRow) -> kvd_tiers::CatalogRow {
+    kvd_tiers::CatalogRow { key: row.key, address: row.address, parent: row.parent, route: row.route, position: row.position }
+}

@@ -1,0 +1,119 @@
+//! What the daemon is and how full it is.
+
+use crate::counters;
+use crate::daemon::Shared;
+use crate::driver::Stopped;
+use crate::session::SOFTWARE;
+use kvd_block::{LayoutHandle, TierKind};
+use kvd_ledger::{Ledger, TierTotals};
+use kvd_proto::PROTOCOL_VERSION;
+use kvd_proto::admin::{Counter, Layout, LayoutsReply, Session, SessionsReply, StatusReply, Tier};
+use std::collections::HashMap;
+
+/// Everything about the daemon that fits a screen.
+pub async fn status(shared: &Shared) -> Result<StatusReply, Stopped> {
+    struct Seen {
+        totals: [TierTotals; 2],
+        leases: usize,
+        transfers: usize,
+        filling: usize,
+        counters: kvd_ledger::Counters,
+        next_event: u64,
+    }
+    let seen = shared
+        .driver
+        .ask(|view| Seen {
+            totals: TierKind::ALL.map(|tier| view.ledger.totals(tier)),
+            leases: view.ledger.open_leases(),
+            transfers: view.ledger.open_transfers(),
+            filling: view.ledger.slots_being_filled().len(),
+            counters: *view.ledger.counters(),
+            next_event: view.next_event,
+        })
+        .await?;
+    let addresses = &shared.addresses;
+    Ok(StatusReply {
+        software: SOFTWARE.into(),
+        protocol: PROTOCOL_VERSION.into(),
+        pid: addresses.pid,
+        incarnation: shared.incarnation,
+        uptime_ms: shared.started.elapsed().as_millis() as u64,
+        draining: *shared.draining.borrow(),
+        socket: addresses.socket.display().to_string(),
+        metrics_address: addresses.metrics.clone(),
+        events_address: addresses.events.clone(),
+        replay_address: addresses.replay.clone(),
+        admin_address: addresses.admin.clone(),
+        next_event: seen.next_event,
+        events_dropped: shared.measures.events_dropped.get(),
+        engines: shared.engines.all().len() as u32,
+        open_leases: seen.leases as u64,
+        open_transfers: seen.transfers as u64,
+        slots_being_filled: seen.filling as u64,
+        tiers: tiers(shared, seen.totals),
+        counters: counters::of(&seen.counters).map(|(counter, value)| Counter { name: counter.name.into(), value }).collect(),
+        data_dir: shared.settings.nvme.path.as_ref().map_or_else(String::new, |path| path.display().to_string()),
+    })
+}
+
+fn tiers(shared: &Shared, totals: [TierTotals; 2]) -> Vec<Tier> {
+    let tier = |kind: TierKind, detail: String| {
+        let TierTotals { capacity_bytes, used_bytes, blocks } = totals[kind as usize];
+        Tier { medium: kind.medium().into(), capacity_bytes, used_bytes, blocks, detail }
+    };
+    let pages = if shared.arena.uses_huge_pages() { "shared memory, 2 MiB pages" } else { "shared memory, 4 KiB pages" };
+    let cpu = tier(TierKind::Cpu, pages.into());
+    let storage = shared.storage.as_ref().map(|storage| tier(TierKind::Nvme, storage.detail.clone()));
+    std::iter::once(cpu).chain(storage).collect()
+}
+
+/// Every layout, with how many of its blocks are where.
+pub async fn layouts(shared: &Shared) -> Result<LayoutsReply, Stopped> {
+    let counts = shared.driver.ask(|view| count_by_layout(view.ledger)).await?;
+    let layouts = shared.layouts.all().into_iter().map(|layout| {
+        let [cpu_blocks, storage_blocks] = counts.get(&layout.handle).copied().unwrap_or_default();
+        let spec = &layout.spec;
+        Layout {
+            handle: layout.handle.0.into(),
+            id: layout.id.0.to_vec(),
+            model: spec.model.clone(),
+            weights: spec.weights.clone(),
+            kv_dtype: spec.kv_dtype.clone(),
+            block_tokens: spec.block_tokens,
+            group: spec.group.into(),
+            attention: spec.attention.clone(),
+            geometry: spec.geometry.clone(),
+            ranks: spec.ranks.into(),
+            stripe_bytes: spec.stripe_bytes,
+            slot_bytes: spec.slot_bytes(),
+            cpu_blocks,
+            storage_blocks,
+        }
+    });
+    Ok(LayoutsReply { layouts: layouts.collect() })
+}
+
+fn count_by_layout(ledger: &Ledger) -> HashMap<LayoutHandle, [u64; 2]> {
+    let mut counts: HashMap<LayoutHandle, [u64; 2]> = HashMap::new();
+    for tier in TierKind::ALL {
+        for row in ledger.resident(tier) {
+            counts.entry(row.key.layout).or_default()[tier as usize] += 1;
+        }
+    }
+    counts
+}
+
+/// Every engine connected now.
+pub fn sessions(shared: &Shared) -> SessionsReply {
+    let session = |engine: crate::session::EngineView| Session {
+        id: engine.session.0,
+        engine: engine.engine,
+        software: engine.software,
+        uid: engine.uid,
+        control_pid: engine.control.unwrap_or(0),
+        worker_pids: engine.workers,
+        layouts: engine.layouts.iter().map(|layout| layout.0.into()).collect(),
+        connected_ms: engine.connected_ms,
+    };
+    SessionsReply { sessions: shared.engines.all().into_iter().map(session).collect() }
+}

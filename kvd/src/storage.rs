@@ -1,0 +1,222 @@
+//! The slot file and its catalog, opened together, and their troubles told once a minute.
+
+use crate::machine::DATA_FILE;
+use crate::settings::{IoChoice, NvmeSettings};
+use kvd_block::{LayoutHandle, LayoutSpec};
+use kvd_ledger::{ReadResult, WriteResult};
+use kvd_shm::Arena;
+use kvd_tiers::{Catalog, CatalogChange, CatalogError, CatalogWriter, IoEngine, NvmeConfig, NvmeTier, OpenError, Tier, TierError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+use tracing::{error, warn};
+
+/// Catalog changes waiting to be written: 64 bytes each, 20 s of the fastest device.
+const MOST_CHANGES: usize = 1 << 17;
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// Folder of the catalog inside the data directory.
+const CATALOG_DIR: &str = "catalog";
+
+/// Why storage cannot be used. Fatal at start: a cache that silently keeps nothing is worse than one that says so.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The data directory.
+    #[error(
+        "cannot use the data directory {}: {source}; set `[nvme] path` to a directory that user {uid} may write to, or run without \
+         storage by `[nvme] enabled = false`",
+        path.display()
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Who wanted to.
+        uid: u32,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// The slot file.
+    #[error("{0}; or run without storage by `[nvme] enabled = false`")]
+    SlotFile(#[from] OpenError),
+    /// The catalog.
+    #[error("{0}; or run without storage by `[nvme] enabled = false`")]
+    Catalog(#[from] CatalogError),
+    /// A thread.
+    #[error("cannot start the catalog's thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The storage of this daemon, until it is closed.
+#[derive(Debug)]
+pub struct Storage {
+    /// Where and how, for people.
+    pub detail: String,
+    open: RwLock<Option<Open>>,
+    complaints: Complaints,
+}
+
+/// Field order is drop order: transfers end, then the last rows are written, then the catalog is closed.
+#[derive(Debug)]
+struct Open {
+    tier: Arc<dyn Tier>,
+    writer: CatalogWriter,
+    catalog: Arc<Catalog>,
+}
+
+/// Opened storage, and whether the catalog describes the slot file.
+#[derive(Debug)]
+pub struct Opened {
+    /// What was opened.
+    pub slot_file: NvmeTier,
+    /// Its catalog.
+    pub catalog: Catalog,
+    /// The catalog was lost or describes another file: it must be filled from a scan.
+    pub must_scan: bool,
+}
+
+/// Opens slot file and catalog in the directory of `settings`. Blocks.
+pub fn open(settings: &NvmeSettings, arena: Arc<Arena>) -> Result<Opened, StorageError> {
+    let dir = settings.path.clone().unwrap_or_default();
+    create_dir(&dir)?;
+    let slot_file = NvmeTier::open(NvmeConfig {
+        path: dir.join(DATA_FILE),
+        capacity_bytes: settings.bytes.map_or(0, |size| size.0),
+        extent_bytes: settings.extent_bytes.map_or(0, |size| size.0),
+        max_inflight_blocks: settings.max_writes + settings.max_reads,
+        queue_depth: 64,
+        arena,
+        io: match settings.io {
+            IoChoice::Auto => IoEngine::Auto,
+            IoChoice::Uring => IoEngine::Uring,
+            IoChoice::Posix => IoEngine::Posix,
+        },
+    })?;
+    let (catalog, rebuilt) = open_catalog(&dir.join(CATALOG_DIR))?;
+    let described = catalog.data_file_id()?;
+    let must_scan = rebuilt || described != Some(slot_file.file_id());
+    if must_scan {
+        if described.is_some() {
+            warn!(dir = %dir.display(), "the catalog describes another slot file: it is rebuilt from the headers of this one");
+        }
+        catalog.clear()?;
+        catalog.set_data_file_id(slot_file.file_id())?;
+    }
+    Ok(Opened { slot_file, catalog, must_scan })
+}
+
+fn create_dir(dir: &Path) -> Result<(), StorageError> {
+    let failed = |source| StorageError::Directory { path: dir.into(), uid: rustix::process::getuid().as_raw(), source };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).map_err(|errno| failed(errno.into()))
+}
+
+/// The catalog, and whether it is a new one in place of a broken one.
+fn open_catalog(dir: &Path) -> Result<(Catalog, bool), StorageError> {
+    match Catalog::open(dir) {
+        Ok(catalog) => Ok((catalog, false)),
+        Err(broken @ CatalogError::Corrupt { .. }) => {
+            let aside = Catalog::set_aside(dir)?;
+            error!(%broken, aside = %aside.display(), "the catalog is set aside and rebuilt from the headers of the slot file");
+            Ok((Catalog::open(dir)?, true))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Storage {
+    /// Storage that is ready for transfers.
+    pub fn new(tier: Arc<dyn Tier>, catalog: Arc<Catalog>, detail: String) -> Result<Storage, StorageError> {
+        let writer = CatalogWriter::start(catalog.clone(), MOST_CHANGES).map_err(StorageError::Thread)?;
+        Ok(Storage { detail, open: RwLock::new(Some(Open { tier, writer, catalog })), complaints: Complaints::default() })
+    }
+
+    /// What moves images; nothing once closed.
+    pub fn tier(&self) -> Option<Arc<dyn Tier>> {
+        self.with(|open| open.tier.clone())
+    }
+
+    /// The handle of a layout, kept. Blocks.
+    pub fn layout_handle(&self, spec: &LayoutSpec) -> Result<LayoutHandle, String> {
+        let catalog = self.with(|open| open.catalog.clone()).ok_or("the daemon is stopping")?;
+        catalog.layout_handle(spec).map_err(|error| error.to_string())
+    }
+
+    /// Keeps `changes` in the background. When the catalog is far behind they are dropped: a miss after the next restart.
+    pub fn record(&self, changes: Vec<CatalogChange>) {
+        if let Some(Err(full)) = self.with(|open| open.writer.submit(changes)) {
+            let changes = full.0.len();
+            self.complaints.once_a_minute("catalog", || warn!(changes, "the catalog is behind: these changes are not remembered"));
+        }
+    }
+
+    /// Finishes what was accepted and lets go of the files. Blocks for as long as the device takes.
+    pub fn close(&self) {
+        let open = self.open.write().expect("no panic while held").take();
+        drop(open);
+    }
+
+    /// Changes of the catalog that were lost, ever.
+    pub fn failed_changes(&self) -> u64 {
+        self.with(|open| open.writer.failed_changes()).unwrap_or(0)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Open) -> T) -> Option<T> {
+        self.open.read().expect("no panic while held").as_ref().map(work)
+    }
+
+    /// Says that images could not be erased. They are found again by a scan only, and name themselves then.
+    pub fn report_erased(&self, outcomes: Option<Vec<Result<(), TierError>>>) {
+        for error in outcomes.unwrap_or_default().into_iter().filter_map(Result::err) {
+            self.complaints.once_a_minute("erase", || warn!(%error, "an image could not be erased"));
+        }
+    }
+}
+
+/// A write's outcome in the ledger's words. Trouble is told here, once a minute.
+pub fn write_result(storage: &Storage, result: Result<(), TierError>) -> WriteResult {
+    let Err(error) = result else { return WriteResult::Written };
+    if matches!(error, TierError::Busy { .. }) {
+        return WriteResult::Busy;
+    }
+    let full = matches!(error, TierError::Full { .. });
+    storage.complaints.once_a_minute("write", || {
+        let capacity_bytes = storage.tier().map_or(0, |tier| tier.limits().capacity_bytes);
+        error!(%error, detail = storage.detail, capacity_bytes, full, "blocks are not written to storage for now");
+    });
+    WriteResult::Failed
+}
+
+/// A read's outcome in the ledger's words. Trouble is told here, once a minute.
+pub fn read_result(storage: &Storage, result: Result<(), TierError>) -> ReadResult {
+    let Err(error) = result else { return ReadResult::Read };
+    match error {
+        TierError::Busy { .. } => ReadResult::Busy,
+        TierError::Corrupt { .. } => {
+            storage.complaints.once_a_minute("corrupt", || warn!(%error, "a block on storage is not what it should be: forgotten"));
+            ReadResult::Corrupt
+        }
+        TierError::Closed { .. } => ReadResult::Failed,
+        TierError::Full { .. } | TierError::Io { .. } => {
+            let detail = &storage.detail;
+            storage.complaints.once_a_minute("read", || error!(%error, %detail, "storage cannot be read"));
+            ReadResult::Failed
+        }
+    }
+}
+
+/// Keeps one trouble from filling the journal.
+#[derive(Debug, Default)]
+struct Complaints(Mutex<Vec<(&'static str, Instant)>>);
+
+impl Complaints {
+    fn once_a_minute(&self, about: &'static str, complain: impl FnOnce()) {
+        let mut told = self.0.lock().expect("no panic while held");
+        let now = Instant::now();
+        match told.iter_mut().find(|(what, _)| *what == about) {
+            Some((_, last)) if now - *last < COMPLAIN_EVERY => return,
+            Some((_, last)) => *last = now,
+            None => told.push((about, now)),
+        }
+        drop(told);
+        complain();
+    }
+}
