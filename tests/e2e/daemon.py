@@ -33,9 +33,9 @@ class Kvd:
 
     def start(self) -> None:
         """Returns once engines can connect."""
-        log = open(self.home / "kvd.log", "ab")
         command = [str(BINARY), "serve", "--config", str(self.config)]
-        self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        with open(self.home / "kvd.log", "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:

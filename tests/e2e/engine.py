@@ -85,6 +85,10 @@ class Engine:
         self.forget_local()
         return self.ask(tokens, **options)
 
+    def external_hits(self) -> int:
+        """Prompt tokens that a connector has provided so far."""
+        return sum(m.value for m in self.llm.get_metrics() if m.name == "vllm:external_prefix_cache_hits")
+
     @property
     def core_scheduler(self) -> Any:
         """vLLM's own scheduler."""
@@ -124,7 +128,8 @@ class Recorder:
     """Remembers which blocks the worker half stored, and their bytes."""
 
     def __init__(self, engine: Engine):
-        self.payloads: list[bytes] = []
+        self.payloads: list[list[bytes]] = [[] for _ in engine.worker._groups]
+        """For each group, the last layer's page of each block, in order."""
         self._engine, self._original = engine, engine.worker._store
 
     def __enter__(self) -> Recorder:
@@ -137,5 +142,7 @@ class Recorder:
     def _record(self, op: Any) -> Any:
         name = self._engine.worker._groups[op.group].layer_names[-1]
         cache = self._engine.layer_caches()[name]
-        self.payloads += [cache[block].contiguous().view(torch.uint8).numpy().tobytes() for block in op.block_ids]
+        self.payloads[op.group] += [
+            cache[block].contiguous().view(torch.uint8).numpy().tobytes() for block in op.block_ids
+        ]
         return self._original(op)

@@ -72,9 +72,10 @@ def serve_orders(socket: str | None) -> None:
     """The child: answers orders until its input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM writes to stdout too
+    from vllm import SamplingParams
+
     from engine import Engine, prompt
     from make_model import ensure_model
-    from vllm import SamplingParams
 
     options = dict(max_model_len=20480, max_num_batched_tokens=4096)
     engine = Engine(ensure_model(CACHE, "qwen3", "small"), socket, **options)
@@ -116,7 +117,9 @@ def throughput_rows(with_kvd: Child, plain: Child, runs: int) -> Iterator[dict[s
     yield row("vllm throughput, kvd attached, no hits", "tokens/s", rates[with_kvd], rates[plain])
 
 
-def first_token_rows(kvd: Kvd, with_kvd: Child, plain: Child, lengths: list[int], runs: int) -> Iterator[dict[str, Any]]:
+def first_token_rows(
+    kvd: Kvd, with_kvd: Child, plain: Child, lengths: list[int], runs: int
+) -> Iterator[dict[str, Any]]:
     for length in lengths:
         seeds = [next(SEEDS) for _ in range(runs)]
         length += 7  # so that the last block is never whole
@@ -172,7 +175,11 @@ def everything_running() -> Iterator[tuple[Kvd, Child, Child]]:
 
 
 def describe_machine() -> str:
-    models = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return f"{models[0] if models else 'unknown'}, {os.cpu_count()} cores"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from engine import Engine, Recorder, prompt
 from vllm import SamplingParams, TokensPrompt
+
+from engine import Engine, Recorder, prompt
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_a_block_damaged_on_nvme_is_a_miss(running, engine):
     right = engine.ask(tokens)
     wait_until_on_nvme(engine, running, tokens)
     running.stop()
-    assert running.damage_nvme(recorder.payloads[10][:512]) >= 1
+    assert running.damage_nvme(recorder.payloads[0][10][:512]) >= 1
     running.start()
     engine.wait_for_kvd()
     healed = engine.ask_again_from_kvd(tokens)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from vllm.lora.request import LoRARequest
+
 from conftest import CACHE
 from engine import Engine, prompt
 from make_model import SHAPES, ensure_lora
-from vllm.lora.request import LoRARequest
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from engine import Engine, Recorder, prompt
 
 
@@ -18,7 +19,7 @@ def test_a_damaged_block_fails_its_request_and_the_engine_lives(engine, kvd):
     tokens = prompt(1, 500)
     with Recorder(engine) as recorder:
         right = engine.ask(tokens)
-    assert kvd.damage_arena(recorder.payloads[5][:512]) >= 1
+    assert kvd.damage_arena(recorder.payloads[0][5][:512]) >= 1
     failed = engine.ask_again_from_kvd(tokens)
     assert (failed.finish, failed.tokens) == ("error", [])
     assert engine.ask_again_from_kvd(tokens).content == right.content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from engine import prompt
 
 pytestmark = pytest.mark.slow

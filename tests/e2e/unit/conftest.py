@@ -13,15 +13,15 @@ try:
 except ImportError:
     sys.modules["kvd_connectors._native"] = fake_native
 
-from kvd_connectors.vllm import request as request_module  # noqa: E402
-from kvd_connectors.vllm import scheduler as scheduler_module  # noqa: E402
-from kvd_connectors.vllm.config import KvdConfig  # noqa: E402
-from kvd_connectors.vllm.layout import Group  # noqa: E402
-from kvd_connectors.vllm.metadata import KvdWorkerMetadata, LoadReport, StoreReport  # noqa: E402
-from kvd_connectors.vllm.scheduler import KvdScheduler, Role  # noqa: E402
-from kvd_connectors.vllm.session import Session  # noqa: E402
-from vllm import SamplingParams  # noqa: E402
-from vllm.v1.request import Request  # noqa: E402
+from kvd_connectors.vllm import request as request_module
+from kvd_connectors.vllm import scheduler as scheduler_module
+from kvd_connectors.vllm.config import KvdConfig
+from kvd_connectors.vllm.layout import Group
+from kvd_connectors.vllm.metadata import KvdWorkerMetadata, LoadReport, StoreReport
+from kvd_connectors.vllm.scheduler import KvdScheduler, Role
+from kvd_connectors.vllm.session import Session
+from vllm import SamplingParams
+from vllm.v1.request import Request
 
 BLOCK = 16
 MIB = 1 << 20

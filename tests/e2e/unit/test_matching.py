@@ -1,7 +1,8 @@
 import random
 
-from conftest import group
 from kvd_connectors.vllm.matching import longest_usable, needed_blocks
+
+from conftest import group
 
 
 def test_full_attention_needs_every_block():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from vllm.v1.kv_offload.base import (
@@ -68,12 +69,14 @@ class CpuCopyWorker(OffloadingWorker):
 class CpuTieringSpec(TieringOffloadingSpec):
     """See the module: for tests."""
 
-    def get_worker(self, kv_caches: CanonicalKVCaches) -> OffloadingWorker:
+    def get_worker(self, kv_caches: CanonicalKVCaches) -> Any:
+        """As the class it replaces, without asking for a GPU."""
         if self._worker is None:
             self._worker = self.create_worker(kv_caches)
         return self._worker
 
-    def create_worker(self, kv_caches: CanonicalKVCaches) -> OffloadingWorker:
+    def create_worker(self, kv_caches: CanonicalKVCaches) -> Any:
+        """A `CpuCopyWorker` on this rank's part of the region."""
         if self.blocks_per_chunk != 1:
             raise ValueError("the test worker copies one block per chunk")
         region = SharedOffloadRegion(

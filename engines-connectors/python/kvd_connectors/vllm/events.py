@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from vllm.distributed.kv_events import MEDIUM_CPU, BlockStored
+from vllm.v1.core.kv_cache_utils import ExternalBlockHash
 
 from kvd_connectors.vllm.layout import Group
 from kvd_connectors.vllm.request import RequestState
@@ -31,12 +32,12 @@ def _run_stored(state: RequestState, group: Group, run: range) -> BlockStored:
     first = max(run.start - 1, 0)
     names = state.names.of(group, range(first, run.stop))
     split = [names[at : at + 16] for at in range(0, len(names), 16)]
-    parent, hashes = (split[0], split[1:]) if run.start else (None, split)
+    hashes: list[ExternalBlockHash] = [*(split[1:] if run.start else split)]
     lora = state.request.lora_request
     tokens = state.request.all_token_ids[run.start * group.block_tokens : run.stop * group.block_tokens]
     return BlockStored(
         block_hashes=hashes,
-        parent_block_hash=parent,
+        parent_block_hash=split[0] if run.start else None,
         token_ids=list(tokens),
         block_size=group.block_tokens,
         lora_id=lora.adapter_id if lora else None,

@@ -88,7 +88,8 @@ def _refuse_what_is_not_understood(vllm_config: VllmConfig, kv_cache_config: KVC
             raise Unsupported(f"KV cache group {index} is a {type(group.kv_cache_spec).__name__}")
 
 
-def _spec_of(spec: KVCacheSpec) -> KVCacheSpec:
+def _spec_of(spec: KVCacheSpec) -> Any:
+    """The spec of a group's layers. Only kinds in `_EXACT` get past the refusals."""
     return spec.first_spec if isinstance(spec, UniformTypeKVCacheSpecs) else spec
 
 
@@ -113,7 +114,7 @@ def _describe_group(
     return Group(index, spec.block_size, window, tuple(group.layer_names), layout)
 
 
-def _attention(spec: KVCacheSpec, window: int | None) -> str:
+def _attention(spec: Any, window: int | None) -> str:
     if window is not None:
         return f"sliding_window:{window}"
     return "mla" if isinstance(spec, MLAAttentionSpec) else "full_attention"
@@ -123,7 +124,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _geometry(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, index: int, spec: KVCacheSpec) -> str:
+def _geometry(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, index: int, spec: Any) -> str:
     group = kv_cache_config.kv_cache_groups[index]
     arrangement = _page_arrangement(vllm_config, kv_cache_config, spec)
     exact = dict(
@@ -136,7 +137,7 @@ def _geometry(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, index: in
     return f"vllm {vllm_version} layers={len(group.layer_names)} {arrangement} sha256={digest}"
 
 
-def _page_arrangement(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, spec: KVCacheSpec) -> str:
+def _page_arrangement(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, spec: Any) -> str:
     """How a page is arranged. CPU kernels pack keys and values by instruction set inside a nominal shape."""
     layout = kv_cache_config.kv_cache_layout or "default"
     if not current_platform.is_cpu():
@@ -144,7 +145,8 @@ def _page_arrangement(vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, s
     from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
     cache_dtype = vllm_config.cache_config.cache_dtype
-    isa = _get_attn_isa(vllm_config.model_config.dtype, spec.block_size, spec.head_size, cache_dtype)
+    dtype: Any = vllm_config.model_config.dtype
+    isa = _get_attn_isa(dtype, spec.block_size, spec.head_size, cache_dtype)
     return f"{cpu_arrangement()} {layout} {isa}"
 
 

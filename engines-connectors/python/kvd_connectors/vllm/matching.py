@@ -26,7 +26,9 @@ def needed_blocks(group: Grouped, start: int, end: int) -> range:
     return range(first // group.block_tokens, end // group.block_tokens)
 
 
-def longest_usable(groups: Sequence[Grouped], start: int, limit: int, have: Sequence[tuple[int, Sequence[bool]]]) -> int:
+def longest_usable(
+    groups: Sequence[Grouped], start: int, limit: int, have: Sequence[tuple[int, Sequence[bool]]]
+) -> int:
     """Greatest end in `(start, limit]` at which every group has the blocks it needs; `start` when there is none.
 
     `have[g]` is the first block that was looked for in group `g` and whether that and the following ones are there.

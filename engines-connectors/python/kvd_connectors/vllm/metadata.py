@@ -88,11 +88,9 @@ class KvdWorkerMetadata(KVConnectorWorkerMetadata):
     def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
         """Merges the answer of another rank into this one."""
         assert isinstance(other, KvdWorkerMetadata)
-        for mine, theirs in ((self.loads, other.loads), (self.stores, other.stores)):
-            for key, report in theirs.items():
-                if key in mine:
-                    mine[key].add(report)
-                else:
-                    mine[key] = report
+        for load_id, load in other.loads.items():
+            self.loads.setdefault(load_id, LoadReport(0, set(), set())).add(load)
+        for store_id, store in other.stores.items():
+            self.stores.setdefault(store_id, StoreReport({})).add(store)
         self.failures |= other.failures
         return self

@@ -150,4 +150,3 @@ class RequestState:
         if self.plan is not None:
             self.plan.release()
             self.plan = None
-

@@ -282,7 +282,7 @@ class KvdScheduler:
             for position, group in enumerate(self._groups):
                 if computed // group.block_tokens <= state.cursors[position] or not self._session.usable():
                     continue
-                block_ids = output.kv_connector_block_state.get_block_ids(request_id)[group.index]
+                block_ids = _block_ids(output, request_id)[group.index]
                 # A prefill instance answers when the step ends, and promises blocks that must be there by then.
                 promised = bool((state.request.kv_transfer_params or {}).get("do_remote_decode"))
                 room = computed if promised else budget_bytes // group.block_bytes
@@ -396,7 +396,8 @@ class KvdScheduler:
             if store.answer.withheld:
                 self._rewind(store.request_id, store.group, store.blocks[0])
             return
-        store.lease.complete([(index, list(sums)) for index, *sums in zip(store.indices, *ranks)])
+        by_block = zip(*(checksums or [] for checksums in ranks))
+        store.lease.complete([(index, list(sums)) for index, sums in zip(store.indices, by_block)])
         group = self._groups[store.group]
         for name in store.names:
             self._session.learn(group.index, name)
@@ -491,3 +492,11 @@ class KvdScheduler:
         if text not in self._told:
             self._told.add(text)
             logger.warning("%s", text)
+
+
+def _block_ids(output: SchedulerOutput, request_id: str) -> tuple[list[int], ...]:
+    """The engine's blocks of a request scheduled in this step, by group."""
+    assert output.kv_connector_block_state is not None
+    block_ids = output.kv_connector_block_state.get_block_ids(request_id)
+    assert block_ids is not None
+    return block_ids

@@ -13,6 +13,8 @@ from typing import Any
 
 from vllm.logger import init_logger
 
+from kvd_connectors import _native
+
 logger = init_logger("vllm.kvd")
 
 _PAUSE_SECONDS = 1.0
@@ -25,8 +27,8 @@ CPU, NVME = 2, 3
 class Session:
     """A native client with a circuit breaker and a memory of what is stored."""
 
-    def __init__(self, client: Any | None):
-        self._client = client
+    def __init__(self, client: _native.Client | None):
+        self._client: Any = client
         self._incarnation: int | None = None
         self._paused_until = 0.0
         self._known: OrderedDict[tuple[int, bytes], None] = OrderedDict()

@@ -6,7 +6,8 @@ It needs no tensor code, so it serves every device that vLLM's offloading serves
 ```
 --kv-transfer-config '{"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": {
     "spec_name": "TieringOffloadingSpec", "cpu_bytes_to_use": 10737418240,
-    "secondary_tiers": [{"type": "KvdTier", "module_path": "kvd_connectors.vllm.tier", "kvd_socket": "/run/kvd/kvd.sock"}]}}'
+    "secondary_tiers": [{"type": "KvdTier", "module_path": "kvd_connectors.vllm.tier",
+                         "kvd_socket": "/run/kvd/kvd.sock"}]}}'
 --prefix-caching-hash-algo sha256_cbor
 ```
 
