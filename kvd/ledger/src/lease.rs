@@ -7,7 +7,7 @@
 use crate::input::Action;
 use crate::machine::Ledger;
 use crate::record::BlockIndex;
-use kvd_block::{LeaseId, SessionId, SlotIndex, Tick};
+use kvd_block::{LeaseId, SessionId, SlotIndex, Tick, TierKind};
 
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -47,14 +47,6 @@ pub(crate) enum LoadBlock {
     Missing,
 }
 
-impl Lease {
-    pub fn slots_being_filled(&self) -> Vec<SlotIndex> {
-        let LeaseKind::Store(blocks) = &self.kind else { return Vec::new() };
-        let late = |block: &StoreBlock| if let StoreBlock::Late { slot, .. } = block { Some(*slot) } else { None };
-        blocks.iter().filter_map(late).collect()
-    }
-}
-
 impl Ledger {
     /// Registers a lease that is due at `deadline`.
     pub(crate) fn open_lease(&mut self, session: SessionId, deadline: Tick, expires: Tick, kind: LeaseKind) -> LeaseId {
@@ -63,6 +55,20 @@ impl Ledger {
         self.set_deadline(id, Some(deadline));
         self.sessions.get_mut(&session).expect("the session was checked").insert(id);
         id
+    }
+
+    /// Slots under store leases that are still open: a straggler may be copying into them.
+    pub fn slots_being_filled(&self) -> Vec<SlotIndex> {
+        let mut slots = Vec::new();
+        for lease in self.leases.values() {
+            let LeaseKind::Store(blocks) = &lease.kind else { continue };
+            slots.extend(blocks.iter().filter_map(|block| match block {
+                StoreBlock::None => None,
+                StoreBlock::Filling { index, .. } => Some(self.records[*index].slot(TierKind::Cpu)),
+                StoreBlock::Late { slot, .. } => Some(*slot),
+            }));
+        }
+        slots
     }
 
     pub(crate) fn next_lease_id(&mut self) -> LeaseId {

@@ -76,8 +76,8 @@ impl Ledger {
         self.ops.len()
     }
 
-    /// Slots under store leases that are still open: a straggler may be copying into them.
-    pub fn slots_being_filled(&self) -> Vec<SlotIndex> {
-        self.leases.values().flat_map(|lease| lease.slots_being_filled()).collect()
+    /// Blocks waiting to be written to NVMe.
+    pub fn waiting_writes(&self) -> usize {
+        self.write_backlog.len()
     }
 }
