@@ -1,5 +1,5 @@
-//! The claim: the slot file moves blocks about as fast as fio moves the same bytes on the same file, with less than twice
-//! its CPU, although every block that is read is checksummed.
+//! The claim: the slot file moves blocks as fast as fio moves the same bytes on the same file. Writes cost no more CPU than
+//! fio's; reads cost the verification on top, which is one pass over the bytes.
 //!
 //! Both sides use io_uring, direct I/O, registered buffers and files, the same slot size, queue depth and file, one after
 //! the other for a fixed time. fio verifies nothing.
@@ -222,15 +222,8 @@ fn fio(leg: Leg, path: &Path, options: &Options, slot_bytes: u64) -> Result<Move
     let direction = if leg == Leg::Write { "write" } else { "read" };
     let size = (options.file_bytes / slot_bytes) * slot_bytes;
     let output = Command::new("fio")
-        .args([
-            "--name=leg",
-            "--ioengine=io_uring",
-            "--direct=1",
-            "--registerfiles=1",
-            "--fixedbufs=1",
-            "--time_based=1",
-        ])
-        .args(["--output-format=json", "--invalidate=0", "--fallocate=none", "--allow_file_create=0"])
+        .args(["--name=leg", "--ioengine=io_uring", "--direct=1", "--registerfiles=1", "--fixedbufs=1", "--time_based=1"])
+        .args(["--output-format=json", "--invalidate=0", "--fallocate=none", "--allow_file_create=0", "--scramble_buffers=0"])
         .arg(format!("--filename={}", path.display()))
         .arg(format!("--rw={direction}"))
         .arg(format!("--offset={DATA_START}"))

@@ -70,14 +70,14 @@ fn check_version(catalog: &Catalog) -> Result<(), CatalogError> {
 }
 
 fn read_layouts(catalog: &Catalog) -> Result<Vec<(LayoutHandle, LayoutSpec)>, CatalogError> {
-    let rows = catalog.db.iterator_cf(catalog.family(LAYOUTS), IteratorMode::Start);
-    let decode = |row: Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>| {
+    let mut layouts = Vec::new();
+    for row in catalog.db.iterator_cf(catalog.family(LAYOUTS), IteratorMode::Start) {
         let (key, value) = row.map_err(|error| catalog.error("reading layouts", error))?;
         let handle = <[u8; 2]>::try_from(&*key).ok().map(|bytes| LayoutHandle(u16::from_be_bytes(bytes)));
         let pair = handle.zip(LayoutSpec::decode(&value));
-        pair.ok_or_else(|| catalog.corrupt("a layout cannot be read".into()))
-    };
-    rows.map(decode).collect()
+        layouts.push(pair.ok_or_else(|| catalog.corrupt("a layout cannot be read".into()))?);
+    }
+    Ok(layouts)
 }
 
 fn options() -> Options {

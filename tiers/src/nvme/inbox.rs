@@ -37,6 +37,7 @@ impl<T> Inbox<T> {
         let added = state.items.len() - before;
         drop(state);
         match added {
+            0 => {}
             1 => self.filled.notify_one(),
             _ => self.filled.notify_all(),
         }

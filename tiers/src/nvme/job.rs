@@ -154,6 +154,22 @@ impl Job {
         }
     }
 
+    /// Gives up a job whose memory the kernel may still use: the memory is leaked, and nobody waits for the outcome any more.
+    pub fn abandon(self) {
+        std::mem::forget(self.page);
+        match self.task {
+            Task::Write { slot, reply } => {
+                std::mem::forget(slot);
+                drop(reply);
+            }
+            Task::Read { slot, reply, .. } => {
+                std::mem::forget(slot);
+                drop(reply);
+            }
+            Task::Erase { reply } => drop(reply),
+        }
+    }
+
     /// Answers, and gives the slot back.
     pub fn finish(self, result: Result<(), Failure>) {
         let address = self.address;

@@ -1,6 +1,7 @@
 //! Threads that judge what reads brought, so that the thread which feeds the device never computes checksums.
 //!
-//! One CPU checksums about 8 GB/s; a single NVMe device reads 7 GB/s. Two threads therefore keep up, and sleep when idle.
+//! Verifying is reading every byte from memory once more: 0.25 CPU seconds per GiB (4 GB/s a thread) were measured on a
+//! 2.5 GHz Xeon whose two cores were also busy otherwise. Two threads keep up with a device of 7 GB/s, and sleep when idle.
 
 use super::inbox::Inbox;
 use super::job::Job;

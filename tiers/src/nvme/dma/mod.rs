@@ -2,7 +2,6 @@
 //!
 //! The rule that makes it sound: the [`Job`] that owns the slot or the page is held until the kernel has answered, and is
 //! leaked rather than freed when this thread dies before that.
-#![allow(unsafe_code)]
 
 mod registered;
 mod ring;

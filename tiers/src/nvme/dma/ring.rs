@@ -16,12 +16,16 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tracing::error;
 
 /// Marks the completion of the eventfd's read.
 const WAKE: u64 = u64::MAX;
 /// The kernel moves at most 2 GiB - 4 KiB in one I/O.
 const MOST_IO_BYTES: u64 = 1 << 30;
+
+/// How long an open may take for registering memory: enough for about 1 GiB.
+const OPEN_PATIENCE: Duration = Duration::from_millis(250);
 
 /// What the ring managed to use, for the log.
 #[derive(Debug, Default)]
@@ -94,6 +98,7 @@ struct Ring {
     inbox: Arc<Inbox<Job>>,
     verifiers: Arc<Inbox<Job>>,
     ready: VecDeque<Job>,
+    unverified: Vec<Job>,
     status: Arc<RingStatus>,
 }
 
@@ -111,9 +116,11 @@ impl Ring {
         status.deferred.store(deferred, Ordering::Relaxed);
         status.fixed_file.store(fixed_file, Ordering::Relaxed);
         let buffers = RegisteredArena::new(config.arena.clone(), &uring.submitter());
-        let (woken, ready) = (Box::new(0), VecDeque::new());
+        let (woken, ready, unverified) = (Box::new(0), VecDeque::new(), Vec::new());
         let inflight = Inflight::new(depth);
-        Ok(Ring { uring, inflight, buffers, woken, wake_armed: false, device, inbox, verifiers, ready, status })
+        let mut ring = Ring { uring, inflight, buffers, woken, wake_armed: false, device, inbox, verifiers, ready, unverified, status };
+        ring.register_for(OPEN_PATIENCE);
+        Ok(ring)
     }
 
     fn run(mut self) {
@@ -142,6 +149,14 @@ impl Ring {
         match self.uring.submit_and_wait(usize::from(idle)) {
             Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// Registers what can be registered in `patience`; the rest follows between I/Os.
+    fn register_for(&mut self, patience: Duration) {
+        let end = Instant::now() + patience;
+        while self.buffers.wants_more() && Instant::now() < end {
+            self.register_more();
         }
     }
 
@@ -208,6 +223,10 @@ impl Ring {
                 token => self.completed(token, entry.result()),
             }
         }
+        // In one piece, so that many small blocks cost the verifiers one wake-up.
+        if let Err(jobs) = self.verifiers.push(self.unverified.drain(..)) {
+            jobs.into_iter().for_each(|job| job.finish(Err(Failure::Closed)));
+        }
     }
 
     fn next_completion(&mut self) -> Option<io_uring::cqueue::Entry> {
@@ -219,14 +238,8 @@ impl Ring {
         let moved = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as u64) };
         match job.advance(asked_bytes, moved, &self.device) {
             Next::Again => self.ready.push_front(job),
-            Next::Over(Ok(())) if job.is_read() => self.hand_over(job),
+            Next::Over(Ok(())) if job.is_read() => self.unverified.push(job),
             Next::Over(result) => job.finish(result),
-        }
-    }
-
-    fn hand_over(&self, job: Job) {
-        if let Err(jobs) = self.verifiers.push([job]) {
-            jobs.into_iter().for_each(|job| job.finish(Err(Failure::Closed)));
         }
     }
 }
@@ -252,7 +265,7 @@ fn build(entries: u32) -> io::Result<(IoUring, bool)> {
     }
 }
 
-/// Jobs that the kernel is working on. Never frees one: when dropped with jobs inside, it leaks them.
+/// Jobs that the kernel is working on. When dropped with jobs inside, it leaks their memory.
 struct Inflight {
     jobs: Vec<Option<(Job, u64)>>,
     free: Vec<u32>,
@@ -286,6 +299,6 @@ impl Inflight {
 
 impl Drop for Inflight {
     fn drop(&mut self) {
-        std::mem::take(&mut self.jobs).into_iter().for_each(std::mem::forget);
+        std::mem::take(&mut self.jobs).into_iter().flatten().for_each(|(job, _)| job.abandon());
     }
 }
