@@ -95,6 +95,18 @@ def test_a_damaged_block_is_recomputed(engine, kvd, damaged):
     assert (again.cached, again.content) == (672, right.content)
 
 
+def test_loading_layer_by_layer_gives_the_same_answer(engine, monkeypatch, kvd):
+    tokens = prompt(12, 700)
+    with Recorder(engine) as recorder:
+        engine.ask(tokens)
+    right = engine.ask(tokens)
+    monkeypatch.setattr(engine.worker, "_layerwise", True)
+    layered = engine.ask_again_from_kvd(tokens)
+    assert (layered.cached, layered.content) == (672, right.content)
+    kvd.damage_arena(recorder.payloads[0][7][:512])
+    assert engine.ask_again_from_kvd(tokens).content == right.content
+
+
 def test_salts_do_not_share(engine):
     tokens = prompt(6, 400)
     engine.ask(tokens, salt="one")

@@ -75,6 +75,7 @@ class Worker:
 
     connected: bool
     incarnation: int
+    last_error: str | None
     def __init__(
         self, socket: str | None, engine: str, software: str, connect_wait_ms: int = 500, threads: int = 0
     ) -> None: ...

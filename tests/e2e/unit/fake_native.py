@@ -148,6 +148,12 @@ class Client:
         names = [chain.hashes(block, block + 1) for block in blocks]
         return Store(layout, names) if self._ask("prepare_store") else None
 
+    def prepare_store_named(self, layout, hashes, parents):
+        return Store(layout, split(hashes)) if self._ask("prepare_store") else None
+
+    def touch(self, layout, hashes):
+        self._ask("touch")
+
     def close(self):
         KVD.leases.clear()
 

@@ -53,6 +53,7 @@ class KvdWorker:
         self._streaming: list[tuple[LoadOp, Any, float]] = []
         self._invalid_blocks: set[int] = set()
         self._failures = 0
+        self._told_unmapped = 0
         self._report = KvdWorkerMetadata()
         self.stats = KvdStats()
 
@@ -134,11 +135,19 @@ class KvdWorker:
     def _store(self, op: StoreOp) -> list[int] | None:
         begin = time.perf_counter()
         checksums = self._native.store(self._pages[op.group], op.incarnation, op.block_ids, op.slots)
-        if checksums is not None:
+        if checksums is None:
+            self._tell_unmapped(op.incarnation)
+        else:
             stored_bytes = len(checksums) * self._groups[op.group].stripe_bytes
             seconds = time.perf_counter() - begin
             self.stats.count(stored_blocks=len(checksums), stored_bytes=stored_bytes, store_seconds=seconds)
         return checksums
+
+    def _tell_unmapped(self, incarnation: int) -> None:
+        if incarnation != self._told_unmapped:
+            self._told_unmapped = incarnation
+            why = self._native.last_error or "it is connecting to another one"
+            logger.warning("rank %d cannot copy to kvd of incarnation %x: %s", self._rank, incarnation, why)
 
     # ------------------------------------------------------------------ answers
 
