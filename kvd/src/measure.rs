@@ -80,7 +80,9 @@ mod tests {
     #[test]
     fn buckets_are_cumulative() {
         let histogram = Histogram::default();
-        [5, 15, 15, 3_000_000].map(|us| histogram.observe(Duration::from_micros(us)));
+        for us in [5, 15, 15, 3_000_000] {
+            histogram.observe(Duration::from_micros(us));
+        }
         let buckets = histogram.cumulative();
         assert_eq!((buckets[0], buckets[1], buckets[13]), (1, 3, 3));
         assert_eq!(histogram.totals().0, 4);

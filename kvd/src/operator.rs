@@ -26,7 +26,7 @@ impl Operator {
         driver.inputs(vec![Input::OpenSession { session: OPERATOR }]).await?;
         driver.send(Turn::Attach(OPERATOR, outbox)).await?;
         let waiting = Arc::default();
-        tokio::spawn(pass_on(answers, Arc::clone(&waiting)));
+        tokio::spawn(pass_on(answers.messages, Arc::clone(&waiting)));
         Ok(Operator { driver, last: AtomicU64::new(0), waiting })
     }
 

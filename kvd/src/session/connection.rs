@@ -3,7 +3,7 @@
 use super::access::Access;
 use super::engines::{Engines, InstanceName};
 use super::greeting::{Greeting, read_hello};
-use super::outbox::{Outbox, WeakOutbox};
+use super::outbox::{Answers, Outbox, WeakOutbox};
 use super::requests;
 use crate::driver::{Driver, Turn};
 use crate::layouts::Layouts;
@@ -158,7 +158,7 @@ impl Service {
 
     /// Welcomes the engine and serves it. Returns why it ended.
     async fn converse(&self, socket: UnixStream, session: SessionId, role: Role, layouts: Vec<LayoutHandle>) -> String {
-        let (outbox, answers) = Outbox::new();
+        let (outbox, Answers { messages, mut held }) = Outbox::new();
         let own = (role == Role::Control).then(|| outbox.downgrade());
         if self.open(session, role, outbox).await.is_err() {
             return "the daemon is stopping".into();
@@ -177,7 +177,8 @@ impl Service {
         let (reader, writer) = socket.into_split();
         tokio::select! {
             ended = self.read_all(reader, session, own, &layouts) => ended,
-            ended = write_all(writer, answers), if role == Role::Control => ended,
+            ended = write_all(writer, messages), if role == Role::Control => ended,
+            _ = held.recv(), if role == Role::Control => "the engine does not read its answers".into(),
             _ = closing.wait_for(|closing| *closing) => "the daemon is stopping".into(),
         }
     }
@@ -229,7 +230,7 @@ async fn write_all(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<ToEng
     let mut bytes = Vec::new();
     loop {
         if answers.recv_many(&mut batch, WRITE_MESSAGES).await == 0 {
-            return "the engine did not read its answers".into();
+            return "the daemon let go of the session".into();
         }
         for answer in batch.drain(..) {
             match frame::encode(&answer) {

@@ -1,0 +1,11 @@
+//! The daemon as its users meet it: a real process, real sockets, a real file.
+
+mod support;
+
+mod engines;
+mod events;
+mod example_config;
+mod operate;
+mod recovery;
+mod start;
+mod takeover;

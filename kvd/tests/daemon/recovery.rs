@@ -1,0 +1,114 @@
+//! Blocks on storage outlive the daemon.
+
+use super::support::{Engine, Home, Kvd, eventually, sequence};
+use kvd_block::BlockState;
+use kvd_proto::admin::VerifyRequest;
+use std::os::unix::fs::FileExt;
+
+fn store_and_write(home: &Home, kvd: &Kvd, count: u32) -> Vec<kvd_block::NewBlock> {
+    let blocks = sequence(1, count);
+    let mut engine = Engine::connect(&home.socket(), "before");
+    engine.store(&blocks);
+    eventually("all is written", || (kvd.counter("written") == u64::from(count)).then_some(()));
+    blocks
+}
+
+fn all_come_back(home: &Home, blocks: &[kvd_block::NewBlock]) {
+    let mut engine = Engine::connect(&home.socket(), "after");
+    assert_eq!(engine.lookup(blocks), vec![BlockState::Nvme; blocks.len()]);
+    engine.load(blocks);
+}
+
+#[test]
+fn a_clean_restart_brings_every_block_back() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let blocks = sequence(1, 200);
+    Engine::connect(&home.socket(), "before").store(&blocks);
+    // No waiting: a clean stop writes what is pending.
+    kvd.stop();
+    let _kvd = home.start(&[]);
+    all_come_back(&home, &blocks);
+}
+
+#[test]
+fn a_killed_daemon_brings_written_blocks_back() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let life = kvd.status().incarnation;
+    let blocks = store_and_write(&home, &kvd, 100);
+    // Rows follow within milliseconds and nobody can wait for them.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    kvd.kill();
+    let kvd = home.start(&[]);
+    assert!(kvd.status().incarnation > life);
+    all_come_back(&home, &blocks);
+}
+
+#[test]
+fn a_destroyed_catalog_is_rebuilt_from_headers() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let blocks = store_and_write(&home, &kvd, 100);
+    kvd.stop();
+    for entry in std::fs::read_dir(home.data().join("catalog")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::write(path, b"destroyed").unwrap();
+        }
+    }
+    let _kvd = home.start(&[]);
+    assert!(home.journal().contains("set aside"), "{}", home.journal());
+    all_come_back(&home, &blocks);
+}
+
+#[test]
+fn a_missing_catalog_is_rebuilt_from_headers() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let blocks = store_and_write(&home, &kvd, 50);
+    kvd.stop();
+    std::fs::remove_dir_all(home.data().join("catalog")).unwrap();
+    let _kvd = home.start(&[]);
+    all_come_back(&home, &blocks);
+}
+
+#[test]
+fn verify_finds_rot_on_storage_and_drops_it() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let blocks = store_and_write(&home, &kvd, 20);
+    kvd.stop();
+    rot(&home, blocks[7].hash.0);
+    let kvd = home.start(&[]);
+    let last = kvd.with_client(async |mut client| {
+        let mut progress = client.verify(VerifyRequest::default()).await.unwrap().into_inner();
+        let mut last = None;
+        while let Some(message) = progress.message().await.unwrap() {
+            last = Some(message);
+        }
+        last.unwrap()
+    });
+    assert!(last.done);
+    assert_eq!((last.checked_blocks, last.corrupt_blocks), (20, 1));
+    let mut engine = Engine::connect(&home.socket(), "after");
+    assert_eq!(engine.lookup(&blocks)[7], BlockState::Miss);
+    assert_eq!(home.kvctl(&["verify"]).status.code(), Some(0), "what is left is sound");
+}
+
+/// Flips a bit in the payload of the block named `hash`.
+fn rot(home: &Home, hash: [u8; 16]) {
+    let path = home.data().join("blocks.kvd");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut page = [0; 4096];
+    let mut at = 0;
+    while file.read_exact_at(&mut page, at).is_ok() {
+        if &page[..8] == b"kvdblock" && page[32..48] == hash {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at + 4096 + 777).unwrap();
+            return file.write_all_at(&[byte[0] ^ 1], at + 4096 + 777).unwrap();
+        }
+        at += 4096;
+    }
+    panic!("the block is not in the file");
+}
