@@ -55,7 +55,9 @@ pub enum LayoutError {
         most: u64,
     },
     /// The text fields together do not fit a block header.
-    #[error("layout of model `{model}` takes {bytes} bytes to describe, a block header has room for {MAX_ENCODED_BYTES}: shorten `geometry` (a digest will do)")]
+    #[error(
+        "layout of model `{model}` takes {bytes} bytes to describe, a block header has room for {MAX_ENCODED_BYTES}: shorten `geometry` (a digest will do)"
+    )]
     TooLong {
         /// Model of the refused layout.
         model: String,

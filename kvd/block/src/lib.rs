@@ -23,7 +23,7 @@ pub use event::ResidencyEdge;
 pub use hash::{LayoutId, RouteHash, SequenceHash};
 pub use ids::{BlockKey, LayoutHandle, LeaseId, OpId, RequestId, SessionId, SlotIndex};
 pub use image::{BlockHeader, HeaderError};
-pub use lease::{BlockState, FilledBlock, LoadGrant, NewBlock, StoreGrant};
 pub use layout::{LayoutError, LayoutSpec};
+pub use lease::{BlockState, FilledBlock, LoadGrant, NewBlock, StoreGrant};
 pub use tier::{TierKind, TierSet};
 pub use units::{HEADER_BYTES, PAGE_BYTES, Tick};

@@ -8,9 +8,9 @@
 //! connection and every worker connection of that instance are gone, so no slot is reused while a straggler
 //! may still be copying.
 
-use kvd_block::{LayoutHandle, LayoutSpec, LeaseId, RequestId, SequenceHash, SessionId, SlotIndex};
-pub use kvd_block::lease::{BlockState, FilledBlock, LoadGrant, NewBlock, StoreGrant};
 pub use crate::socket_path::{SOCKET_VARIABLE, default_socket_path};
+pub use kvd_block::lease::{BlockState, FilledBlock, LoadGrant, NewBlock, StoreGrant};
+use kvd_block::{LayoutHandle, LayoutSpec, LeaseId, RequestId, SequenceHash, SessionId, SlotIndex};
 use serde::{Deserialize, Serialize};
 
 /// What a connection is for.

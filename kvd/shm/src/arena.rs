@@ -73,10 +73,11 @@ impl Arena {
         if bytes == 0 || !bytes.is_multiple_of(PAGE_BYTES) {
             return Err(ArenaError::BadSize { bytes });
         }
-        if huge == HugePages::WhenReserved && bytes.is_multiple_of(HUGE_PAGE_BYTES) {
-            if let Ok(arena) = Self::create_with(bytes, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB) {
-                return Ok(arena);
-            }
+        if huge == HugePages::WhenReserved
+            && bytes.is_multiple_of(HUGE_PAGE_BYTES)
+            && let Ok(arena) = Self::create_with(bytes, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+        {
+            return Ok(arena);
         }
         let arena = Self::create_with(bytes, MemfdFlags::empty())?;
         // SAFETY: advice over our own whole mapping; it changes no content, and failing only costs speed.
@@ -85,8 +86,8 @@ impl Arena {
     }
 
     fn create_with(bytes: u64, flags: MemfdFlags) -> Result<Arena, ArenaError> {
-        let fd = memfd_create("kvd-arena", flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-            .map_err(os("creating the arena's memfd"))?;
+        let fd =
+            memfd_create("kvd-arena", flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(os("creating the arena's memfd"))?;
         ftruncate(&fd, bytes).map_err(os("sizing the arena"))?;
         fcntl_add_seals(&fd, SEALS).map_err(os("sealing the arena"))?;
         Self::map(fd, bytes, flags.contains(MemfdFlags::HUGETLB))
@@ -130,8 +131,7 @@ impl Arena {
     pub fn prefault(&self, range: Range<u64>) -> Result<(), ArenaError> {
         let at = self.address(range.start, range.end - range.start);
         // SAFETY: `address` checked the range; populating changes no content.
-        unsafe { madvise(at.cast(), (range.end - range.start) as usize, Advice::LinuxPopulateWrite) }
-            .map_err(os("prefaulting the arena"))
+        unsafe { madvise(at.cast(), (range.end - range.start) as usize, Advice::LinuxPopulateWrite) }.map_err(os("prefaulting the arena"))
     }
 
     /// Spreads the arena's pages over all NUMA nodes. Does nothing on a machine with one node.
@@ -141,10 +141,13 @@ impl Arena {
             return Ok(());
         }
         // SAFETY: the kernel reads one mask of 64 bits and changes only where pages of our mapping will be placed.
-        let answer = unsafe {
-            libc::syscall(libc::SYS_mbind, self.base, self.bytes, libc::MPOL_INTERLEAVE, &nodes as *const u64, 64u64, 0u32)
-        };
-        if answer == 0 { Ok(()) } else { Err(ArenaError::Os { doing: "interleaving the arena over NUMA nodes", source: io::Error::last_os_error() }) }
+        let answer =
+            unsafe { libc::syscall(libc::SYS_mbind, self.base, self.bytes, libc::MPOL_INTERLEAVE, &nodes as *const u64, 64u64, 0u32) };
+        if answer == 0 {
+            Ok(())
+        } else {
+            Err(ArenaError::Os { doing: "interleaving the arena over NUMA nodes", source: io::Error::last_os_error() })
+        }
     }
 
     /// Address of `bytes` bytes from `offset`.

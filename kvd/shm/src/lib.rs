@@ -2,7 +2,7 @@
 //! hand them over.
 //!
 //! All `mmap` and raw-copy `unsafe` of the project is here. Two processes see the same bytes, so nothing here ever gives
-//! out a Rust reference into a segment: bytes are copied in and out, and checksums decide whether a copy is whole.
+//! out a Rust reference into a segment: bytes are copied in and out, and checksums decide what is whole.
 
 pub mod arena;
 pub mod copy;

@@ -66,19 +66,15 @@ impl Slot {
         unsafe { crate::copy(self.address().add(offset as usize), bytes.as_ptr(), bytes.len()) };
     }
 
-    /// Checksum of `len` bytes from `offset`, read in place piece by piece.
+    /// Checksum of `len` bytes from `offset`, read in place: half the memory traffic of a private copy.
+    ///
+    /// For slots that nobody may be writing to: those just read from a medium, or sealed. Should an engine that lost its lease
+    /// write to one all the same, the checksum is of some mixture, and whoever copies the block out verifies its own copy.
     pub fn checksum_at(&self, offset: u64, len: u64) -> kvd_block::Checksum {
-        assert!(offset + len <= self.bytes, "checksum past the end of a slot");
-        let mut stream = kvd_block::checksum::ChecksumStream::default();
-        let mut piece = [0u8; 4096];
-        let mut at = offset;
-        while at < offset + len {
-            let bytes = piece.len().min((offset + len - at) as usize);
-            // SAFETY: inside the slot; `piece` is ours.
-            unsafe { crate::copy(piece.as_mut_ptr(), self.address().add(at as usize), bytes) };
-            stream.update(&piece[..bytes]);
-            at += bytes as u64;
-        }
-        stream.finish()
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.bytes), "checksum past the end of a slot");
+        // SAFETY: inside the mapping, as just asserted, which `self.arena` keeps alive; no reference outlives this call, the bytes
+        // are only folded into a number, and by contract nobody writes to them meanwhile.
+        let bytes = unsafe { std::slice::from_raw_parts(self.address().add(offset as usize), len as usize) };
+        kvd_block::Checksum::of(bytes)
     }
 }
