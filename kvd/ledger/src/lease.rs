@@ -124,6 +124,8 @@ impl Ledger {
                 }
                 LeaseKind::Load(_) => {
                     self.counters.leases_expired += 1;
+                    // The wait may be as long as the lease, and time may have jumped over both.
+                    self.give_up_staging(id, actions);
                     if let Some(LeaseKind::Load(blocks)) = self.take_lease(session, id) {
                         self.release_load(id, &blocks, actions);
                     }
