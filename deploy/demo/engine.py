@@ -15,7 +15,7 @@ from typing import Any
 from exposition import Exposition
 from process import Failed, Process
 
-_START_SECONDS = 420
+_START_SECONDS = 600
 _ANSWER_SECONDS = 120
 _NAME = "demo"
 # Where vLLM says cached prompt tokens came from: its own memory, kvd's arena, kvd's storage.

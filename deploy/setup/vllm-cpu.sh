@@ -34,7 +34,7 @@ if [ -f "$marker" ] && [ "$(cat "$marker")" = "$stamp" ]; then
 fi
 
 mkdir -p "$cache"
-needed_gib=8
+needed_gib=10
 free_gib=$(($(df --output=avail -k "$cache" | tail -1) / 1048576))
 if [ ! -d "$venv" ] && [ "$free_gib" -lt "$needed_gib" ]; then
     echo "The vLLM environment needs about $needed_gib GiB in $cache, $free_gib GiB are free. Set KVD_CACHE to a larger disk." >&2
