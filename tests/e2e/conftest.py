@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("KVD_CACHE", Path.home() / ".cache" / "kvd"))
 CONNECTORS = HERE.parents[1] / "engines-connectors" / "python"
 
 os.environ.update(
@@ -50,7 +49,7 @@ def make_engine() -> Iterator[Callable[..., Any]]:
     def make(arch: str, socket: str | None, **options: Any) -> Engine:
         while live:
             live.pop().close()
-        live.append(Engine(ensure_model(CACHE, arch), socket, **options))
+        live.append(Engine(ensure_model(arch), socket, **options))
         return live[0]
 
     yield make

@@ -22,6 +22,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+CACHE = Path(os.environ.get("KVD_CACHE", Path.home() / ".cache" / "kvd"))
+"""Where models are kept."""
+
 SPECIAL = ["<s>", "</s>", "<pad>"]
 FALLBACK_TEXT = """A cache keeps what was dear to compute close to where it will be needed again. It forgets in good
 order: what is rarely asked for goes first, and what is wrong is never handed out. Blocks are named by what is in them,
@@ -57,10 +60,10 @@ ARCHITECTURES = {
 }
 
 
-def ensure_model(cache: Path, arch: str, size: str = "tiny", **changes: int) -> Path:
+def ensure_model(arch: str, size: str = "tiny", **changes: int) -> Path:
     """Path of the model, made on first use. `changes` replace fields of its `Shape`."""
     name = "-".join([arch, size, *(f"{key}{value}" for key, value in sorted(changes.items()))])
-    out = cache / "models" / name
+    out = CACHE / "models" / name
     if not (out / "config.json").exists():
         unfinished = out.with_suffix(f".{os.getpid()}")
         make_model(unfinished, arch, replace(SHAPES[size], **changes))
@@ -215,9 +218,9 @@ def layer_norms(arch: str, shape: Shape, config: dict) -> dict[str, torch.Tensor
     return norms
 
 
-def ensure_lora(cache: Path, name: str, shape: Shape, seed: int) -> Path:
+def ensure_lora(name: str, shape: Shape, seed: int) -> Path:
     """Path of a rank-8 adapter on the query and value projections, made on first use."""
-    out = cache / "models" / name
+    out = CACHE / "models" / name
     if (out / "adapter_config.json").exists():
         return out
     out.mkdir(parents=True, exist_ok=True)

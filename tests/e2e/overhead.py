@@ -1,6 +1,6 @@
 """What kvd costs vLLM when it does not help, and what it saves when it does.
 
-    python overhead.py OUT.json [--quick]
+    python overhead.py [OUT.json] [--quick]      # default: $KVD_BENCH_DIR/vllm_overhead.json
 
 Two engines run side by side in processes of their own, one with kvd and one without, and take turns, so that whatever
 else the machine does hits both. Numbers are medians. Without hits: tokens per second of a batch of new prompts. With
@@ -27,7 +27,6 @@ from typing import Any
 from daemon import Kvd
 
 HERE = Path(__file__).parent
-CACHE = Path(os.environ.get("KVD_CACHE", Path.home() / ".cache" / "kvd"))
 BATCH, BATCH_PROMPT, BATCH_OUTPUT = 8, 480, 64
 SEEDS = count(int(time.time()) << 8)
 
@@ -78,7 +77,7 @@ def serve_orders(socket: str | None) -> None:
     from make_model import ensure_model
 
     options = dict(max_model_len=20480, max_num_batched_tokens=4096)
-    engine = Engine(ensure_model(CACHE, "qwen3", "small"), socket, **options)
+    engine = Engine(ensure_model("qwen3", "small"), socket, **options)
     engine.ask(prompt(0, 300), max_tokens=4)
 
     def ready(order: dict[str, Any]) -> dict[str, Any]:
@@ -189,12 +188,14 @@ def measure(out: Path, quick: bool) -> None:
         rows = [*throughput_rows(with_kvd, plain, 2 * runs + 1)]
         rows += first_token_rows(kvd, with_kvd, plain, lengths, runs)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(dict(machine=describe_machine(), commit=commit, rows=rows), indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, nargs="?", default=Path("vllm_overhead.json"))
+    default = Path(os.environ.get("KVD_BENCH_DIR", ".")) / "vllm_overhead.json"
+    parser.add_argument("out", type=Path, nargs="?", default=default)
     parser.add_argument("--quick", action="store_true", help="fewer lengths and runs")
     parser.add_argument("--child", metavar="SOCKET", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from vllm.lora.request import LoRARequest
 
-from conftest import CACHE
 from engine import Engine, prompt
 from make_model import SHAPES, ensure_lora
 
@@ -20,7 +19,7 @@ def engine(kvd, make_engine) -> Engine:
 
 @pytest.fixture(scope="module")
 def adapters() -> list[str]:
-    return [str(ensure_lora(CACHE, f"lora-tiny-{seed}", SHAPES["tiny"], seed)) for seed in (1, 2)]
+    return [str(ensure_lora(f"lora-tiny-{seed}", SHAPES["tiny"], seed)) for seed in (1, 2)]
 
 
 def test_adapters_and_the_base_model_do_not_share(engine, adapters):

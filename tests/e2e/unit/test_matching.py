@@ -1,8 +1,7 @@
 import random
 
+from driver import group
 from kvd_connectors.vllm.matching import longest_usable, needed_blocks
-
-from conftest import group
 
 
 def test_full_attention_needs_every_block():

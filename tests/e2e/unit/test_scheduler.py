@@ -1,7 +1,6 @@
 import pytest
+from driver import BLOCK, Driver, group
 from fake_native import KVD
-
-from conftest import BLOCK, Driver, group
 
 TOKENS = list(range(10 * BLOCK + 3))
 
@@ -332,6 +331,15 @@ def test_decode_waits_for_the_promised_block_but_not_for_ever():
         tries += 1
     assert tries > 1 and late.num_computed_tokens == 0
     driver.half.finished(late)
+
+
+@pytest.mark.parametrize("change", [dict(num_tokens=10**9), dict(last_block_hash="00" * 16), dict(num_tokens="?"), {}])
+def test_a_promise_that_makes_no_sense_is_ignored(change):
+    driver = Driver()
+    params = driver.serve(driver.request(TOKENS, params={"do_remote_decode": True}))[2]
+    KVD.blocks.clear()
+    params["kvd"] = params["kvd"] | change if change else "?"
+    assert driver.serve(driver.request(TOKENS, params=params))[0] == 0
 
 
 def test_a_prefill_step_ignores_the_budget():

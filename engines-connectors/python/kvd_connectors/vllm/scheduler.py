@@ -455,7 +455,8 @@ class KvdScheduler:
         state.remote = None
         group = self._reference_group()
         last = promise.num_tokens // group.block_tokens - 1
-        if state.names.of(group, range(last, last + 1)) != promise.last_block:
+        known = state.names.chains[group.block_tokens].num_blocks
+        if last >= known or state.names.of(group, range(last, last + 1)) != promise.last_block:
             self._tell_once("a prefill instance names blocks differently: model, adapter, salt or block size differ")
             return False
         found = self._session.lookup(group.index, promise.last_block, True)
