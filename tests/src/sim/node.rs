@@ -1,0 +1,346 @@
+//! The node: everything that exists in a run, and its loop.
+
+use crate::sim::agenda::Agenda;
+use crate::sim::bytes::{Copies, Header, Page};
+use crate::sim::catalog::Catalog;
+use crate::sim::daemon::{Daemon, LoadFacts};
+use crate::sim::dice::{Dice, mix};
+use crate::sim::engine::{Engine, Said};
+use crate::sim::medium::{Medium, Progress};
+use crate::sim::setting::Setting;
+use kvd_block::{BlockKey, LayoutHandle, SlotIndex, Tick, TierKind};
+use kvd_ledger::{Action, Input, ReadResult, Transfer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+
+/// Steps of the ledger after which no new work and no new fault comes.
+const WORK_STEPS: u64 = 500;
+/// Events after which a run is said to hang.
+const MOST_EVENTS: u64 = 400_000;
+
+/// What a run did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Steps of the ledger, over all lives of the daemon.
+    pub steps: u64,
+    /// A digest of every action, in order.
+    pub digest: u64,
+    /// Blocks that engines accepted.
+    pub accepted: u64,
+    /// Blocks that engines refused because their bytes did not match.
+    pub refused: u64,
+    /// Blocks that engines stored.
+    pub stored: u64,
+    /// Deaths of the daemon.
+    pub crashes: u64,
+    /// Arenas handed over.
+    pub hand_overs: u64,
+    /// Blocks accepted although purged: found again by a restart that had lost the purge.
+    pub resurrected: u64,
+}
+
+/// Everything that can happen.
+#[derive(Debug)]
+pub(super) enum Event {
+    Connect { engine: usize },
+    Wake { engine: usize, life: u64 },
+    ToDaemon { life: u64, input: Input },
+    ToEngine { life: u64, engine: usize, said: Said },
+    Copy { engine: usize, job: u64, hand: u64 },
+    GiveUp { engine: usize, job: u64 },
+    Io { job: u64 },
+    Erase { address: SlotIndex, crashes: u64 },
+    Tick { life: u64 },
+    Fault,
+    Calm,
+    Undrain { life: u64 },
+    HandOver { life: u64, until: u64 },
+    Restart,
+}
+
+/// One line of a run's story.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// The ledger was told this.
+    Input(&'a Input),
+    /// It wanted that.
+    Action(&'a Action),
+    /// The daemon's life of this number began, with this many blocks.
+    Life(u64, usize),
+}
+
+/// The node.
+pub(super) struct Node<'w> {
+    pub dice: Dice,
+    pub setting: Setting,
+    pub agenda: Agenda<Event>,
+    pub daemon: Option<Daemon>,
+    pub lives: u64,
+    pub arenas: Vec<Vec<Page>>,
+    pub medium: Medium,
+    pub catalog: Catalog,
+    pub engines: Vec<Engine>,
+    pub copies: Copies,
+    /// Purges so far, per layout.
+    pub purges: Vec<u64>,
+    /// Blocks that a restart found, and how many purges their layout had seen by then.
+    pub recovered: BTreeMap<BlockKey, u64>,
+    /// Images that a restart after a crash believed in.
+    pub doubtful: BTreeSet<(BlockKey, SlotIndex)>,
+    pub next_job: u64,
+    pub closing: bool,
+    pub tick_at: u64,
+    pub outcome: Outcome,
+    pub watch: &'w mut dyn FnMut(u64, Line<'_>),
+}
+
+/// Runs a seed. Panics when anything is wrong.
+pub fn run(seed: u64) -> Outcome {
+    run_watched(seed, &mut |_, _| {})
+}
+
+/// As [`run`], and tells `watch` everything as it happens, with its time.
+pub fn run_watched(seed: u64, watch: &mut dyn FnMut(u64, Line<'_>)) -> Outcome {
+    Node::new(seed, watch).run()
+}
+
+impl<'w> Node<'w> {
+    fn new(seed: u64, watch: &'w mut dyn FnMut(u64, Line<'_>)) -> Node<'w> {
+        let mut dice = Dice::new(seed);
+        let setting = Setting::throw(&mut dice);
+        Node {
+            medium: Medium::new(setting.medium_pages()),
+            engines: (0..setting.engines).map(|_| Engine::default()).collect(),
+            purges: vec![0; setting.shapes.len()],
+            setting,
+            dice,
+            agenda: Agenda::default(),
+            daemon: None,
+            lives: 0,
+            arenas: Vec::new(),
+            catalog: Catalog::default(),
+            copies: Copies::default(),
+            recovered: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
+            next_job: 0,
+            closing: false,
+            tick_at: u64::MAX,
+            outcome: Outcome::default(),
+            watch,
+        }
+    }
+
+    fn run(mut self) -> Outcome {
+        self.agenda.after(0, Event::Restart);
+        self.agenda.after(20, Event::Fault);
+        let mut events = 0;
+        while let Some(event) = self.agenda.next() {
+            events += 1;
+            assert!(events < MOST_EVENTS, "the run does not end");
+            if !self.closing && self.outcome.steps >= WORK_STEPS {
+                self.close();
+            }
+            self.handle(event);
+        }
+        self.check_nobody_waits();
+        self.end_sessions();
+        while let Some(event) = self.agenda.next() {
+            self.handle(event);
+        }
+        self.check_nothing_is_left();
+        self.outcome
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Connect { engine } => self.connect(engine),
+            Event::Wake { engine, life } => self.wake(engine, life),
+            Event::ToDaemon { life, input } => self.tell_life(life, input),
+            Event::ToEngine { life, engine, said } => self.hear(life, engine, said),
+            Event::Copy { engine, job, hand } => self.copy(engine, job, hand),
+            Event::GiveUp { engine, job } => self.give_up(engine, job),
+            Event::Io { job } => self.advance(job),
+            Event::Erase { address, crashes } if crashes == self.outcome.crashes => self.medium.erase(address),
+            Event::Erase { .. } => {}
+            Event::Tick { life } => {
+                if self.is_alive(life) {
+                    self.tick_at = u64::MAX;
+                    self.tell(Input::Tick);
+                }
+            }
+            Event::Fault => self.fault(),
+            Event::Calm => self.medium.mood = super::medium::Mood::Well,
+            Event::Undrain { life } => self.tell_life(life, Input::Drain(false)),
+            Event::HandOver { life, until } => self.try_hand_over(life, until),
+            Event::Restart => self.restart(),
+        }
+    }
+
+    /// No new work and no new faults: what was begun must end by itself.
+    fn close(&mut self) {
+        self.closing = true;
+        self.medium.mood = super::medium::Mood::Well;
+        self.tell(Input::Drain(false));
+    }
+
+    pub fn is_alive(&self, life: u64) -> bool {
+        self.daemon.as_ref().is_some_and(|daemon| daemon.life == life)
+    }
+
+    pub fn tell_life(&mut self, life: u64, input: Input) {
+        if self.is_alive(life) {
+            self.tell(input);
+        }
+    }
+
+    /// Steps the daemon, if there is one, and does what it wants.
+    pub fn tell(&mut self, input: Input) {
+        let now = self.agenda.now();
+        let facts = self.facts(&input);
+        let Some(daemon) = &mut self.daemon else { return };
+        (self.watch)(now, Line::Input(&input));
+        let actions = daemon.step(Tick(now), input);
+        self.outcome.steps += 1;
+        self.perform(actions, facts);
+        self.plan_tick();
+    }
+
+    fn plan_tick(&mut self) {
+        let Some(daemon) = &self.daemon else { return };
+        let (Some(Tick(wanted)), life) = (daemon.ledger().next_deadline(), daemon.life) else { return };
+        if wanted < self.tick_at {
+            self.tick_at = wanted;
+            let late = if self.dice.chance(3) { self.dice.below(100) } else { self.dice.below(2) };
+            self.agenda.at(wanted + late, Event::Tick { life });
+        }
+    }
+
+    /// What a lease given for `input` is worth.
+    fn facts(&self, input: &Input) -> LoadFacts {
+        let (layout, deadline_ms) = match input {
+            Input::PrepareLoad { layout, deadline_ms, .. } => (layout, *deadline_ms),
+            Input::PrepareStore { layout, .. } => (layout, 0),
+            _ => return LoadFacts { expires: 0, purges: 0 },
+        };
+        let expires = self.daemon.as_ref().map_or(0, |daemon| daemon.load_expires(self.agenda.now(), deadline_ms));
+        LoadFacts { expires, purges: self.purges.get(usize::from(layout.0)).copied().unwrap_or(0) }
+    }
+
+    pub fn perform(&mut self, actions: Vec<Action>, facts: LoadFacts) {
+        let Some(daemon) = &self.daemon else { return };
+        let (life, arena) = (daemon.life, daemon.arena);
+        for action in actions {
+            self.remember(&action);
+            match action {
+                Action::Reply { session, request, reply } => self.say(session, Said::Reply { request, reply, facts }),
+                Action::Notify { session, lease, ready, missing } => self.say(session, Said::Notice { lease, ready, missing }),
+                Action::Seal(block) => {
+                    let row = kvd_ledger::CatalogRow {
+                        key: block.key,
+                        address: SlotIndex(0),
+                        parent: block.parent,
+                        route: block.route,
+                        position: block.position,
+                    };
+                    self.arenas[arena][block.slot.0 as usize] = Page::Header(Rc::new(Header { row, stripes: block.stripes }));
+                    self.outcome.stored += 1;
+                }
+                Action::Write(transfer) => self.start(life, transfer, true),
+                Action::Read(transfer) => self.start(life, transfer, false),
+                Action::Erase(address) => {
+                    let (late, crashes) = (self.dice.below(30), self.outcome.crashes);
+                    self.agenda.after(late, Event::Erase { address, crashes });
+                }
+                Action::CatalogPut(row) => {
+                    self.doubtful.remove(&(row.key, row.address));
+                    self.catalog.put(self.agenda.now(), row);
+                }
+                Action::CatalogDelete(key) => self.catalog.delete(self.agenda.now(), key),
+                Action::Publish(_) => {}
+            }
+        }
+    }
+
+    fn remember(&mut self, action: &Action) {
+        let mut hasher = DefaultHasher::new();
+        format!("{action:?}").hash(&mut hasher);
+        self.outcome.digest = mix(self.outcome.digest ^ hasher.finish() ^ self.agenda.now());
+        (self.watch)(self.agenda.now(), Line::Action(action));
+    }
+
+    fn start(&mut self, life: u64, transfer: Transfer, write: bool) {
+        let shape = self.setting.shape(transfer.key.layout);
+        assert_eq!(shape.slot_pages(), transfer.pages);
+        let job = match write {
+            true => self.medium.write(life, transfer, shape, &mut self.dice),
+            false => self.medium.read(life, transfer, shape, &mut self.dice),
+        };
+        let pause = self.medium.pause(&mut self.dice);
+        self.agenda.after(pause, Event::Io { job });
+    }
+
+    fn advance(&mut self, job: u64) {
+        let arena = self.arenas.last_mut().expect("I/O comes after a start");
+        let transfer = self.medium.transfer(job);
+        match self.medium.advance(job, arena, &mut self.dice) {
+            Progress::Again(ms) => self.agenda.after(ms, Event::Io { job }),
+            Progress::Gone => {}
+            Progress::Done(late, input, times, life) => {
+                if let (Input::ReadDone { result: ReadResult::Corrupt, .. }, Some(transfer)) = (&input, transfer) {
+                    self.judge_refused_read(transfer);
+                }
+                for time in 0..times {
+                    self.agenda.after(late + time * 3, Event::ToDaemon { life, input: input.clone() });
+                }
+            }
+        }
+    }
+
+    /// An image that the daemon wrote and nobody touched must be readable.
+    fn judge_refused_read(&self, transfer: Transfer) {
+        let shape = self.setting.shape(transfer.key.layout);
+        let at = transfer.slot.0 as usize;
+        let spoiled_on_arrival = self.arenas.last().is_some_and(|arena| arena[at..at + transfer.pages as usize].iter().any(Page::is_noise));
+        let excused = spoiled_on_arrival
+            || self.medium.is_excused(transfer.address, shape)
+            || self.doubtful.contains(&(transfer.key, transfer.address));
+        assert!(excused, "{} was lost at page {} for no reason", transfer.key, transfer.address);
+    }
+
+    /// The judge's count of a purge.
+    pub fn count_purge(&mut self, layout: Option<LayoutHandle>) {
+        for (at, purges) in self.purges.iter_mut().enumerate() {
+            *purges += u64::from(layout.is_none_or(|layout| usize::from(layout.0) == at));
+        }
+    }
+
+    fn check_nobody_waits(&self) {
+        for (at, engine) in self.engines.iter().enumerate() {
+            assert!(engine.jobs.is_empty(), "engine {at} waits for ever: {:?}", engine.jobs);
+        }
+    }
+
+    fn end_sessions(&mut self) {
+        let sessions: Vec<_> = self.daemon.as_ref().map(|daemon| daemon.engines.keys().copied().collect()).unwrap_or_default();
+        sessions.into_iter().for_each(|session| self.tell(Input::CloseSession { session }));
+    }
+
+    fn check_nothing_is_left(&self) {
+        let ledger = self.daemon.as_ref().expect("a closing run has a daemon").ledger();
+        self.daemon.iter().for_each(Daemon::compare);
+        assert_eq!((ledger.open_leases(), ledger.open_transfers()), (0, 0), "leases and transfers end");
+        assert_eq!(ledger.next_deadline(), None, "an idle ledger sleeps");
+        for tier in TierKind::ALL {
+            let resident: u64 = ledger.resident(tier).map(|row| u64::from(self.setting.shape(row.key.layout).slot_pages())).sum();
+            assert_eq!(ledger.totals(tier).used_bytes, resident * kvd_block::PAGE_BYTES, "every slot taken in {tier} holds a block");
+        }
+        for row in ledger.resident(TierKind::Nvme) {
+            let shape = self.setting.shape(row.key.layout);
+            let sound = self.medium.holds(row.address, row.key, shape)
+                || self.medium.is_excused(row.address, shape)
+                || self.doubtful.contains(&(row.key, row.address));
+            assert!(sound, "{} is not at page {}", row.key, row.address);
+        }
+    }
+}
