@@ -34,7 +34,7 @@ impl<E> Agenda<E> {
     }
 
     /// Goes to the next event.
-    pub fn next(&mut self) -> Option<E> {
+    pub fn advance(&mut self) -> Option<E> {
         let ((at, _), event) = self.events.pop_first()?;
         self.now = at;
         Some(event)

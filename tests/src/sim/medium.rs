@@ -202,6 +202,13 @@ impl Medium {
         }
     }
 
+    /// Ends all I/O, as closing a device in order does. Nobody is told.
+    pub fn end_all(&mut self, arena: &mut [Page], dice: &mut Dice) {
+        while let Some(name) = self.jobs.keys().next().copied() {
+            self.advance(name, arena, dice);
+        }
+    }
+
     /// Every header that can be found, with its address, lowest first.
     pub fn scan(&self) -> Vec<kvd_ledger::CatalogRow> {
         let header = |(at, page): (usize, &Page)| match page {

@@ -135,7 +135,7 @@ impl<'w> Node<'w> {
         self.agenda.after(0, Event::Restart);
         self.agenda.after(20, Event::Fault);
         let mut events = 0;
-        while let Some(event) = self.agenda.next() {
+        while let Some(event) = self.agenda.advance() {
             events += 1;
             assert!(events < MOST_EVENTS, "the run does not end");
             if !self.closing && self.outcome.steps >= WORK_STEPS {
@@ -145,7 +145,7 @@ impl<'w> Node<'w> {
         }
         self.check_nobody_waits();
         self.end_sessions();
-        while let Some(event) = self.agenda.next() {
+        while let Some(event) = self.agenda.advance() {
             self.handle(event);
         }
         self.check_nothing_is_left();

@@ -104,6 +104,8 @@ impl Node<'_> {
         let sessions: Vec<_> = daemon.engines.keys().copied().collect();
         sessions.into_iter().for_each(|session| self.tell(Input::CloseSession { session }));
         let Some(daemon) = self.daemon.take() else { return };
+        // Closing sessions may have started writes: the device is closed behind them.
+        self.medium.end_all(&mut self.arenas[daemon.arena], &mut self.dice);
         let arena = &self.arenas[daemon.arena];
         let sound = |row: &CatalogRow| matches!(&arena[row.address.0 as usize], Page::Header(header) if header.row.key == row.key);
         let mut kept: Vec<CatalogRow> = daemon.ledger().resident(TierKind::Cpu).filter(sound).collect();
