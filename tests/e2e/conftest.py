@@ -21,6 +21,8 @@ os.environ.update(
 )
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+# The models are tiny: a second thread mostly waits, and on a busy machine it spins while it does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Workers of other processes import the connector of this checkout too.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(CONNECTORS), os.environ.get("PYTHONPATH", "")])
 sys.path[:0] = [str(CONNECTORS), str(HERE)]
