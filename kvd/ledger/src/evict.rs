@@ -140,7 +140,8 @@ impl Ledger {
         let Some(state) = &self.tiers[tier as usize] else { return false };
         let holds_slot = |index: &BlockIndex| {
             let record = &self.records[*index];
-            let has_slot = record.resident.contains(tier) || (tier == TierKind::Cpu && (record.filling || record.reading)) || record.writing;
+            let has_slot =
+                record.resident.contains(tier) || (tier == TierKind::Cpu && (record.filling || record.reading)) || record.writing;
             has_slot && state.space.extent_of(record.slot(tier)) == extent
         };
         let inside: Vec<BlockIndex> = self.records.indices().filter(holds_slot).collect();

@@ -48,11 +48,13 @@ impl Ledger {
     }
 
     fn late_slots(&self) -> impl Iterator<Item = (SlotIndex, u32)> + '_ {
-        self.leases.values().flat_map(|lease| match &lease.kind {
-            LeaseKind::Store(blocks) => blocks.as_slice(),
-            LeaseKind::Load(_) => &[],
-        })
-        .filter_map(|block| if let StoreBlock::Late { slot, pages } = block { Some((*slot, *pages)) } else { None })
+        self.leases
+            .values()
+            .flat_map(|lease| match &lease.kind {
+                LeaseKind::Store(blocks) => blocks.as_slice(),
+                LeaseKind::Load(_) => &[],
+            })
+            .filter_map(|block| if let StoreBlock::Late { slot, pages } = block { Some((*slot, *pages)) } else { None })
     }
 
     /// Pins, fills and transfers are exactly what leases and operations hold.
@@ -118,7 +120,11 @@ impl Ledger {
             let listed = self.records.iter().filter(|record| record.listed.contains(tier)).count();
             assert_eq!(listed, state.leaves.len(), "leaves of {tier}");
             for record in self.records.iter().filter(|record| record.listed.contains(tier)) {
-                assert!(record.resident.contains(tier) && record.children[tier as usize] == 0 && !record.used_in(tier), "{} is listed", record.key);
+                assert!(
+                    record.resident.contains(tier) && record.children[tier as usize] == 0 && !record.used_in(tier),
+                    "{} is listed",
+                    record.key
+                );
             }
         }
     }

@@ -107,7 +107,8 @@ impl Ledger {
                 self.reply(session, request, reply, actions);
             }
             Input::PrepareStore { session, request, layout, blocks } => {
-                let reply = self.may_lease(session, layout, blocks.len()).map(|facts| self.prepare_store(session, layout, facts, blocks, actions));
+                let reply =
+                    self.may_lease(session, layout, blocks.len()).map(|facts| self.prepare_store(session, layout, facts, blocks, actions));
                 self.reply(session, request, reply, actions);
             }
             Input::CompleteStore { session, request, lease, filled } => {

@@ -119,7 +119,9 @@ fn table_hash(key: BlockKey) -> u64 {
 
 impl Records {
     pub fn find(&self, key: BlockKey) -> Option<BlockIndex> {
-        self.table.find(table_hash(key), |at| self.slab[*at as usize].as_ref().is_some_and(|record| record.key == key)).map(|at| BlockIndex(*at))
+        self.table
+            .find(table_hash(key), |at| self.slab[*at as usize].as_ref().is_some_and(|record| record.key == key))
+            .map(|at| BlockIndex(*at))
     }
 
     pub fn find_or_create(&mut self, key: BlockKey) -> BlockIndex {

@@ -20,10 +20,12 @@ impl Ledger {
 
     fn recover_row(&mut self, tier: TierKind, row: CatalogRow) -> bool {
         let Some(facts) = self.layouts.get(&row.key.layout).copied() else { return false };
-        let busy = |ledger: &Ledger| ledger.records.find(row.key).is_some_and(|index| {
-            let record = &ledger.records[index];
-            record.resident.contains(tier) || record.in_use()
-        });
+        let busy = |ledger: &Ledger| {
+            ledger.records.find(row.key).is_some_and(|index| {
+                let record = &ledger.records[index];
+                record.resident.contains(tier) || record.in_use()
+            })
+        };
         if busy(self) || !self.tier(tier).is_some_and(|state| state.space.claim(row.address, facts.slot_pages)) {
             return false;
         }

@@ -29,7 +29,13 @@ impl Ledger {
         LedgerReply::StoreLease { lease, grants }
     }
 
-    fn grant_store(&mut self, layout: LayoutHandle, facts: LayoutFacts, block: NewBlock, actions: &mut Vec<Action>) -> (StoreGrant, StoreBlock) {
+    fn grant_store(
+        &mut self,
+        layout: LayoutHandle,
+        facts: LayoutFacts,
+        block: NewBlock,
+        actions: &mut Vec<Action>,
+    ) -> (StoreGrant, StoreBlock) {
         let index = self.records.find_or_create(BlockKey { layout, hash: block.hash });
         self.records.place(index, block.parent, block.route, block.position);
         let record = &mut self.records[index];

@@ -60,10 +60,7 @@ impl Ledger {
 
     /// Every block that can be read from `tier`. The order means nothing.
     pub fn resident(&self, tier: TierKind) -> impl Iterator<Item = CatalogRow> + '_ {
-        self.records
-            .iter()
-            .filter(move |record| record.resident.contains(tier))
-            .map(move |record| record.row(record.slots[tier as usize]))
+        self.records.iter().filter(move |record| record.resident.contains(tier)).map(move |record| record.row(record.slots[tier as usize]))
     }
 
     /// Open store and load leases.

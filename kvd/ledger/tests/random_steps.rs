@@ -4,8 +4,8 @@
 //! run on every build of the crate.
 
 use kvd_block::{
-    BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, NewBlock, OpId, RequestId, ResidencyEdge, RouteHash, SequenceHash, SessionId, Tick,
-    TierKind,
+    BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, NewBlock, OpId, RequestId, ResidencyEdge, RouteHash, SequenceHash, SessionId,
+    Tick, TierKind,
 };
 use kvd_ledger::{Action, Input, Ledger, LedgerConfig, LedgerReply, ReadResult, SpaceConfig, WriteResult};
 use std::collections::BTreeSet;
@@ -94,11 +94,13 @@ fn next_input(dice: &mut Dice, world: &mut World) -> Option<(Input, usize)> {
         }
         11 => Input::Lookup { session, request, layout, keys, until_miss: dice.roll(2) == 0 },
         12..=13 => {
-            let result = [WriteResult::Written, WriteResult::Written, WriteResult::Written, WriteResult::Busy, WriteResult::Failed][dice.roll(5) as usize];
+            let result = [WriteResult::Written, WriteResult::Written, WriteResult::Written, WriteResult::Busy, WriteResult::Failed]
+                [dice.roll(5) as usize];
             Input::WriteDone { op: take(dice, &mut world.writes)?, result }
         }
         14 => {
-            let result = [ReadResult::Read, ReadResult::Read, ReadResult::Busy, ReadResult::Corrupt, ReadResult::Failed][dice.roll(5) as usize];
+            let result =
+                [ReadResult::Read, ReadResult::Read, ReadResult::Busy, ReadResult::Corrupt, ReadResult::Failed][dice.roll(5) as usize];
             Input::ReadDone { op: take(dice, &mut world.reads)?, result }
         }
         _ => match dice.roll(12) {
@@ -137,7 +139,8 @@ fn run(seed: u64) -> Vec<Action> {
         ledger.check();
         trace.extend(actions.iter().cloned());
         world.perform(actions, asked);
-        let resident: BTreeSet<_> = TierKind::ALL.into_iter().flat_map(|tier| ledger.resident(tier).map(move |row| (row.key, tier))).collect();
+        let resident: BTreeSet<_> =
+            TierKind::ALL.into_iter().flat_map(|tier| ledger.resident(tier).map(move |row| (row.key, tier))).collect();
         assert_eq!(resident, world.resident, "replaying the events gives the residency");
     }
     trace
