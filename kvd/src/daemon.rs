@@ -20,6 +20,7 @@ use kvd_block::TierKind;
 use kvd_ledger::{Input, Ledger, LedgerConfig, SpaceConfig};
 use kvd_shm::{Arena, ArenaError, HugePages};
 use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -59,6 +60,8 @@ pub enum ServeError {
     Start(#[from] io::Error),
     #[error("the daemon stopped while it was starting")]
     Stopped(#[from] driver::Stopped),
+    #[error("the ledger's thread ended by itself: this is a bug in kvd, the journal says where; blocks on storage are safe")]
+    LedgerEnded,
 }
 
 /// Where a running daemon listens.
@@ -117,6 +120,7 @@ pub struct Daemon {
     closing: watch::Sender<bool>,
     takeovers: mpsc::Receiver<UnixStream>,
     driver_thread: thread::JoinHandle<()>,
+    driver_ended: oneshot::Receiver<Infallible>,
     serving: Vec<JoinHandle<()>>,
     publishing: Option<JoinHandle<()>>,
 }
@@ -147,6 +151,9 @@ impl Daemon {
         let measures = Arc::new(Measures::default());
         // The daemon taken over from lets go of its ports a moment after its arena.
         let patience = if take_over { PORT_PATIENCE } else { Duration::ZERO };
+        if !settings.admin.listen.ip().is_loopback() {
+            warn!(address = %settings.admin.listen, "administration is open to other machines: whoever reaches it may drop every block");
+        }
         let admin = patiently(patience, || listen("admin", settings.admin.listen)).await?;
         let scrape = patiently(patience, || listen("metrics", settings.metrics.listen)).await?;
         let publisher = match settings.events.enabled {
@@ -163,7 +170,8 @@ impl Daemon {
         let (driver, queue) = Driver::queue();
         let executor =
             Executor::new(arena.clone(), layouts.clone(), storage.clone(), feed, driver.clone(), Handle::current(), measures.clone());
-        let driver_thread = driver::start(queue, ledger, executor, clock, measures.clone())?;
+        let (ended, driver_ended) = oneshot::channel();
+        let driver_thread = driver::start(queue, ledger, executor, clock, measures.clone(), ended)?;
         if let Some(inherited) = inherited {
             take_back(&driver, &layouts, inherited).await?;
         }
@@ -203,11 +211,12 @@ impl Daemon {
         let serving = vec![rpc::start(admin, shared.clone()), metrics::start(scrape, shared.clone())];
         prefault(&shared);
         write_addresses(&shared);
-        Ok(Daemon { shared, listener, service, closing, takeovers: takeovers_queue, driver_thread, serving, publishing })
+        Ok(Daemon { shared, listener, service, closing, takeovers: takeovers_queue, driver_thread, driver_ended, serving, publishing })
     }
 
-    /// Serves engines until `stop` is ready or another daemon has taken over.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+    /// Serves engines until `stop` is ready or another daemon has taken over. Fails when the ledger's thread dies: what it
+    /// decided is unknown then, and the way back is a restart.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -215,14 +224,15 @@ impl Daemon {
                     info!("stopping");
                     self.drain().await;
                     self.close(None).await;
-                    return;
+                    return Ok(());
                 }
                 Some(socket) = self.takeovers.recv() => {
                     if let Some(socket) = self.prepare_hand_over(socket).await {
                         self.close(Some(socket)).await;
-                        return;
+                        return Ok(());
                     }
                 }
+                _ = &mut self.driver_ended => return Err(ServeError::LedgerEnded),
                 accepted = self.listener.accept() => match accepted {
                     Ok(socket) => drop(tokio::spawn(self.service.clone().serve(socket))),
                     Err(error) => {

@@ -10,6 +10,7 @@ use crate::measure::Measures;
 use crate::session::Outbox;
 use kvd_block::SessionId;
 use kvd_ledger::{Action, Input, Ledger};
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -112,18 +113,22 @@ struct Loop {
     actions: Vec<Action>,
 }
 
-/// Starts the thread. It ends at [`Turn::Stop`], or when every [`Driver`] is dropped.
+/// Starts the thread. It ends at [`Turn::Stop`]; `ended` is dropped with it, also when it panics.
 pub fn start(
     queue: mpsc::Receiver<Turn>,
     ledger: Ledger,
     executor: Executor,
     clock: Clock,
     measures: Arc<Measures>,
+    ended: oneshot::Sender<Infallible>,
 ) -> io::Result<JoinHandle<()>> {
     // A runtime of one thread with only a timer: it sleeps in a condition variable, not in the other runtime's poll.
     let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let mut driver = Loop { ledger, executor, clock, measures, actions: Vec::new() };
-    Builder::new().name("kvd-ledger".into()).spawn(move || timer.block_on(driver.run(queue)))
+    Builder::new().name("kvd-ledger".into()).spawn(move || {
+        let _ended = ended;
+        timer.block_on(driver.run(queue));
+    })
 }
 
 impl Loop {

@@ -52,7 +52,7 @@ pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &La
     forget_refused(&storage, actions);
     let blocks = ledger.totals(TierKind::Nvme).blocks;
     let recovered = Recovered { blocks, ms: started.elapsed().as_millis() as u64, scanned: must_scan };
-    info!(blocks, ms = recovered.ms, scanned = must_scan, "storage is back");
+    info!(blocks, ms = recovered.ms, scanned = must_scan, "storage is ready");
     Ok((storage, recovered))
 }
 

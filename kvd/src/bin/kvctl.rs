@@ -122,7 +122,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("kvctl: {error:#}");
+            eprintln!("kvctl: {error}");
             ExitCode::FAILURE
         }
     }

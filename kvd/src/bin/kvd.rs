@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use anyhow::Context;
+use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand};
 use kvd::daemon::{Daemon, Shared};
 use kvd::logging::{self, LogFormat};
@@ -70,7 +70,8 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("kvd: {error:#}");
+            // Our errors say their causes themselves.
+            eprintln!("kvd: {error}");
             ExitCode::FAILURE
         }
     }
@@ -89,13 +90,12 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     let settings = arguments.file.load()?;
     logging::start(arguments.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).thread_name("kvd").enable_all().build();
-    let runtime = runtime.context("cannot start the runtime")?;
+    let runtime = runtime.map_err(|error| anyhow!("cannot start the runtime: {error}"))?;
     runtime.block_on(async {
         let stop = stop_signal()?;
         let daemon = Daemon::start(settings, arguments.takeover).await?;
         println!("{}", table(&daemon.shared));
-        daemon.run(stop).await;
-        anyhow::Ok(())
+        anyhow::Ok(daemon.run(stop).await?)
     })?;
     // What still waits for a subscriber or an operator is not waited for.
     runtime.shutdown_background();
@@ -104,8 +104,8 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
 
 /// Ready when the daemon is told to stop. Registered before anything is opened, so an early signal is not lost.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| anyhow!("cannot listen for SIGTERM: {error}"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| anyhow!("cannot listen for SIGINT: {error}"))?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}

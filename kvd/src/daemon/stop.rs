@@ -27,7 +27,7 @@ impl Daemon {
         self.shared.draining.send_replace(true);
         let until = Instant::now() + DRAIN_LIMIT;
         loop {
-            let look = driver.ask(|view| (view.ledger.slots_being_filled().len(), view.ledger.open_transfers())).await;
+            let look = driver.ask(|view| (view.ledger.slots_being_filled().len(), view.ledger.open_transfers() + view.ledger.waiting_writes())).await;
             let Ok((filling, transfers)) = look else { return 0 };
             if filling + transfers == 0 || Instant::now() >= until {
                 return filling;
@@ -76,13 +76,12 @@ impl Daemon {
         if let Some(publishing) = publishing {
             let _ = tokio::time::timeout(CLOSE_LIMIT, publishing).await;
         }
-        let file = shared.settings.nvme.path.as_ref().map(|dir| dir.join(ADDRESSES_FILE));
         let closed = tokio::task::spawn_blocking(move || {
             let _ = driver_thread.join();
             if let Some(storage) = &shared.storage {
                 storage.close();
             }
-            file.map(std::fs::remove_file);
+            remove_addresses(&shared);
             if let Some(heir) = heir {
                 hand_over(heir, &shared, rows);
             }
@@ -91,6 +90,14 @@ impl Daemon {
             error!(%error, "closing failed");
         }
         info!("stopped");
+    }
+}
+
+/// Removes what this daemon wrote, and nothing that another wrote in its place.
+fn remove_addresses(shared: &Shared) {
+    let Some(dir) = &shared.settings.nvme.path else { return };
+    if crate::client::read_addresses(dir).is_some_and(|found| found.pid == shared.addresses.pid) {
+        let _ = std::fs::remove_file(dir.join(ADDRESSES_FILE));
     }
 }
 

@@ -32,11 +32,13 @@ pub enum IoChoice {
 section! {
     /// Host memory shared with the engines. Every block an engine stores or loads passes through it.
     ArenaSettings in "arena" {
-        /// Size. It is reserved as it is used, unless `prefault` is set. A block larger than an extent cannot be stored.
+        /// Size. The system supplies the memory as it is used; with io_uring storage all of it within the first seconds, because
+        /// it is registered with the kernel. A block larger than an extent cannot be stored.
         bytes: Option<ByteSize> = None, "a quarter of the memory (of the control group, where there is one), 64 MiB to 256 GiB";
         /// Take 2 MiB pages when the system has enough of them reserved, else ordinary pages.
         huge_pages: bool = true, "true";
-        /// Take the memory from the system at start, in the background, so that the first store of each slot does not pay for it.
+        /// Take the memory from the system at start, in the background, so that the first store of each slot does not pay for it,
+        /// also without storage.
         prefault: bool = false, "false";
         /// Size of the pieces the arena is cut into; each piece holds blocks of one size at a time.
         extent_bytes: Option<ByteSize> = None, "64 MiB, less in an arena under 1 GiB (a sixteenth of it, at least 1 MiB)";
