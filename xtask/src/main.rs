@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 use xtask::{bench, docs, graph, repository::Repository, sim, tidy};
 
@@ -45,7 +47,17 @@ enum Chore {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let repository = Repository::find()?;
     match Arguments::parse().chore {
         Chore::Graph => graph::run(&repository),
