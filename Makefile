@@ -10,16 +10,19 @@ MAKEFLAGS += --no-print-directory
 export KVD_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kvd
 export CARGO_TARGET_DIR ?= $(KVD_CACHE)/target
 export PATH := $(HOME)/.cargo/bin:$(PATH)
+export ROCKSDB_LIB_DIR := $(shell deploy/setup/rocksdb.sh --where)
+export ROCKSDB_STATIC := 1
 
 RELEASE := $(CARGO_TARGET_DIR)/release
 PYTHON_WITH_VLLM := $(KVD_CACHE)/vllm-venv/bin/python
 SETUP := deploy/setup
 STAGE := deploy/setup/stage.sh
 
-# No `-p` anywhere below: selecting every package keeps one set of features, and so one build of RocksDB.
 CARGO_ALL := --workspace --release
 
-.PHONY: help demo test build wheel bench lint clean system rust vllm
+$(if $(ROCKSDB_LIB_DIR),,$(error deploy/setup/rocksdb.sh did not say where RocksDB is))
+
+.PHONY: help demo test build wheel bench lint clean env system rust vllm
 
 help: ## lists these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -62,6 +65,10 @@ system:
 
 rust: system
 	@$(SETUP)/rust.sh
+	@$(SETUP)/rocksdb.sh
+
+env: ## prints what a shell needs to run cargo by hand, as in `eval "$$(make env)"`
+	@printf 'export %s=%q\n' CARGO_TARGET_DIR $(CARGO_TARGET_DIR) ROCKSDB_LIB_DIR $(ROCKSDB_LIB_DIR) ROCKSDB_STATIC 1
 
 vllm: system
 	@$(SETUP)/vllm-cpu.sh
