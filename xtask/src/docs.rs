@@ -8,8 +8,7 @@ use anyhow::{Result, ensure};
 
 use crate::repository::Repository;
 
-const GENERATED: [(&str, [&str; 2]); 2] =
-    [("docs/config.md", ["config", "--reference"]), ("docs/metrics.md", ["metrics", "--reference"])];
+const GENERATED: [(&str, [&str; 2]); 2] = [("docs/config.md", ["config", "--reference"]), ("docs/metrics.md", ["metrics", "--reference"])];
 
 /// Writes the documents, or with `check` only compares them.
 pub fn run(repository: &Repository, check: bool) -> Result<()> {

@@ -88,10 +88,8 @@ pub fn run(repository: &Repository) -> Result<()> {
 /// What is wrong with the workspace's dependencies, one sentence each.
 pub fn violations(repository: &Repository) -> Result<Vec<String>> {
     let host = repository.output("rustc", &["-vV"])?;
-    let host =
-        host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("x86_64-unknown-linux-gnu").to_owned();
-    let metadata = repository
-        .output("cargo", &["metadata", "--offline", "--locked", "--format-version=1", "--filter-platform", &host])?;
+    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("x86_64-unknown-linux-gnu").to_owned();
+    let metadata = repository.output("cargo", &["metadata", "--offline", "--locked", "--format-version=1", "--filter-platform", &host])?;
     let graph = Graph::from_metadata(&serde_json::from_str(&metadata)?);
     let mut found = graph.violations();
     for name in PURE {
@@ -137,14 +135,12 @@ impl Graph {
         let names: BTreeMap<String, String> =
             list(&metadata["packages"]).iter().map(|package| (text(&package["id"]), text(&package["name"]))).collect();
         let mut graph = Self::default();
-        graph.members =
-            list(&metadata["workspace_members"]).iter().filter_map(|id| names.get(&text(id)).cloned()).collect();
+        graph.members = list(&metadata["workspace_members"]).iter().filter_map(|id| names.get(&text(id)).cloned()).collect();
         for node in list(&metadata["resolve"]["nodes"]) {
             let Some(from) = names.get(&text(&node["id"])) else { continue };
             for dependency in list(&node["deps"]) {
                 let Some(to) = names.get(&text(&dependency["pkg"])) else { continue };
-                let kinds: Vec<Value> =
-                    list(&dependency["dep_kinds"]).iter().map(|kind| kind["kind"].clone()).collect();
+                let kinds: Vec<Value> = list(&dependency["dep_kinds"]).iter().map(|kind| kind["kind"].clone()).collect();
                 graph.add(from, to, &kinds);
             }
         }
@@ -159,10 +155,7 @@ impl Graph {
 
     fn violations(&self) -> Vec<String> {
         let judged = || self.members.iter().filter(|name| !OBSERVERS.contains(&name.as_str()));
-        judged()
-            .flat_map(|name| self.strange_edges(name))
-            .chain(judged().flat_map(|name| self.strangers_at_home(name)))
-            .collect()
+        judged().flat_map(|name| self.strange_edges(name)).chain(judged().flat_map(|name| self.strangers_at_home(name))).collect()
     }
 
     fn direct(&self, name: &str) -> impl Iterator<Item = &String> {
@@ -187,7 +180,6 @@ impl Graph {
             .map(|(heavy, homes)| format!("`{name}` depends on {heavy}, whose home is {}", homes.join(", ")))
             .collect()
     }
-
 }
 
 #[cfg(test)]
@@ -199,9 +191,7 @@ mod tests {
         let mut graph = Graph::default();
         for (from, to, kind) in edges {
             graph.add(from, to, std::slice::from_ref(kind));
-            graph
-                .members
-                .extend([from, to].into_iter().filter(|name| name.starts_with("kvd")).map(|name| (*name).into()));
+            graph.members.extend([from, to].into_iter().filter(|name| name.starts_with("kvd")).map(|name| (*name).into()));
         }
         graph
     }

@@ -67,19 +67,14 @@ fn made(document: &str) -> Vec<String> {
             continue;
         }
         let code: Vec<&str> = if in_block { vec![line] } else { line.split('`').skip(1).step_by(2).collect() };
-        found.extend(
-            code.iter().filter_map(|code| code.trim().trim_start_matches("$ ").strip_prefix("make ")).flat_map(words),
-        );
+        found.extend(code.iter().filter_map(|code| code.trim().trim_start_matches("$ ").strip_prefix("make ")).flat_map(words));
     }
     found
 }
 
 /// The leading words that can be targets: `test  # everything` names one, `bench NAME=x` too.
 fn words(rest: &str) -> Vec<String> {
-    rest.split_whitespace()
-        .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
-        .map(String::from)
-        .collect()
+    rest.split_whitespace().take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-')).map(String::from).collect()
 }
 
 /// Targets of links to files: no addresses, no anchors.

@@ -13,8 +13,7 @@ pub fn check(file: &SourceFile) -> Vec<String> {
     if !is_source(file) {
         return Vec::new();
     }
-    let mut found: Vec<String> =
-        file.text.lines().enumerate().flat_map(|(index, line)| about_line(file, index + 1, line)).collect();
+    let mut found: Vec<String> = file.text.lines().enumerate().flat_map(|(index, line)| about_line(file, index + 1, line)).collect();
     let lines = file.text.lines().count();
     if lines > MOST_LINES {
         found.push(format!(": {lines} lines, {MOST_LINES} at most"));

@@ -37,8 +37,7 @@ pub fn violations(repository: &Repository) -> Result<Vec<String>> {
 
 /// Whether a person wrote this file, by its ending.
 fn is_source(file: &SourceFile) -> bool {
-    const ENDINGS: [&str; 12] =
-        ["rs", "py", "sh", "md", "toml", "proto", "yml", "yaml", "service", "json", "cfg", "ini"];
+    const ENDINGS: [&str; 12] = ["rs", "py", "sh", "md", "toml", "proto", "yml", "yaml", "service", "json", "cfg", "ini"];
     let name = file.path.rsplit('/').next().unwrap_or_default();
     let fixture = file.path.contains("/fixtures/");
     !fixture && name != "Cargo.lock" && name.rsplit_once('.').is_some_and(|(_, ending)| ENDINGS.contains(&ending))

@@ -95,9 +95,6 @@ mod tests {
     #[test]
     fn unfinished_and_silently_ignored_code_is_found() {
         let text = format!("//! x\n{})\n{}\n#[ignore = \"needs a GPU\"]\n", UNFINISHED[0], concat!("#[", "ignore]"));
-        assert_eq!(
-            check(&file("kvd/src/a.rs", &text)),
-            [":2: unfinished code", ":3: an ignored test without a reason"]
-        );
+        assert_eq!(check(&file("kvd/src/a.rs", &text)), [":2: unfinished code", ":3: an ignored test without a reason"]);
     }
 }
