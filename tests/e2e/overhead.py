@@ -183,7 +183,7 @@ def describe_machine() -> str:
 
 
 def measure(out: Path, quick: bool) -> None:
-    lengths, runs = ([1024, 4096], 3) if quick else ([1024, 2048, 4096, 8192, 16384], 5)
+    lengths, runs = ([1024, 4096], 2) if quick else ([1024, 2048, 4096, 8192, 16384], 5)
     with everything_running() as (kvd, with_kvd, plain):
         rows = [*throughput_rows(with_kvd, plain, 2 * runs + 1)]
         rows += first_token_rows(kvd, with_kvd, plain, lengths, runs)
