@@ -1,5 +1,7 @@
 //! Runs seeds of the simulation: `cargo run --release -p kvd-tests --bin sim -- --seeds 10000 --from 0`.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
