@@ -41,7 +41,7 @@ pub fn resolve(settings: &Settings) -> Settings {
 }
 
 fn whole(bytes: u64, extent_bytes: u64) -> u64 {
-    if extent_bytes == 0 { bytes } else { (bytes / extent_bytes).max(1) * extent_bytes }
+    bytes.checked_div(extent_bytes).map_or(bytes, |extents| extents.max(1) * extent_bytes)
 }
 
 /// 64 MiB hold 31 blocks of 2 MiB, so 3 % are lost to rounding; a small medium needs smaller pieces to serve several layouts.

@@ -78,12 +78,14 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    match command {
-        Command::Serve(arguments) => serve(arguments),
-        Command::Config { reference: true, .. } => Ok(print!("{}", settings::reference())),
-        Command::Config { file, .. } => Ok(print!("{}", file.load()?.to_toml())),
-        Command::Metrics { .. } => Ok(print!("{}", metrics::reference())),
-    }
+    let text = match command {
+        Command::Serve(arguments) => return serve(arguments),
+        Command::Config { reference: true, .. } => settings::reference(),
+        Command::Config { file, .. } => file.load()?.to_toml(),
+        Command::Metrics { .. } => metrics::reference(),
+    };
+    print!("{text}");
+    Ok(())
 }
 
 fn serve(arguments: Serve) -> anyhow::Result<()> {

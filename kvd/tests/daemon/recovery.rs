@@ -149,7 +149,8 @@ fn a_million_rows_come_back_in_seconds() {
     let ms = started.elapsed().as_millis();
     assert_eq!(kvd.status().tiers[1].blocks, u64::from(ROWS));
     eprintln!("{ROWS} rows: ready after {ms} ms\n{}", home.journal());
-    assert!(ms < 10_000, "{ms} ms");
+    // Four seconds of one core on an idle machine; the limit leaves room for a busy one.
+    assert!(ms < 60_000, "{ms} ms");
 }
 
 /// Sixteen bytes that look like a hash.

@@ -280,7 +280,7 @@ fn status_text(status: &StatusReply) -> String {
     }
     let found = count("kvd_lookup_cpu_total") + count("kvd_lookup_nvme_total");
     let asked = count("kvd_lookup_blocks_total");
-    let percent = if asked == 0 { 0 } else { found * 100 / asked };
+    let percent = (found * 100).checked_div(asked).unwrap_or(0);
     out += &format!("  engines  {} connected, {} leases, {} transfers\n", status.engines, status.open_leases, status.open_transfers);
     out += &format!("  lookups  {asked} blocks, {percent} % found ({} in memory)\n", count("kvd_lookup_cpu_total"));
     out += &format!(

@@ -24,7 +24,7 @@ fn line(row: &[String], widths: &[usize]) -> String {
 
 /// `3.2 GiB of 8.0 GiB (40 %)`.
 pub fn share(used: u64, capacity: u64) -> String {
-    let percent = if capacity == 0 { 0 } else { used.saturating_mul(100) / capacity };
+    let percent = used.saturating_mul(100).checked_div(capacity).unwrap_or(0);
     format!("{} of {} ({percent} %)", about(used), about(capacity))
 }
 
