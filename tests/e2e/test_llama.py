@@ -7,6 +7,7 @@ import socket
 
 import pytest
 from kvd_connectors import _native
+from kvd_connectors.vllm.config import KvdConfig
 from vllm import SamplingParams, TokensPrompt
 
 from engine import Engine, Recorder, prompt
@@ -126,10 +127,9 @@ def test_prompt_logprobs_are_computed_not_looked_up(engine):
 
 
 def test_a_step_stores_no_more_than_its_budget_and_catches_up(engine, monkeypatch):
-    scheduler = engine.scheduler
-    group = scheduler._groups[0]
-    most = (1 << 20) // group.block_bytes
-    monkeypatch.setattr(scheduler, "_config", type(scheduler._config)(store_budget_mb_per_step=1))
+    stores = engine.scheduler.stores
+    most = (1 << 20) // stores._groups[0].block_bytes
+    monkeypatch.setattr(stores, "_config", KvdConfig(store_budget_mb_per_step=1))
     sizes: list[int] = []
     store = engine.worker.store
     monkeypatch.setattr(
@@ -196,7 +196,7 @@ def test_a_prefill_instance_hands_over_what_decode_needs(engine):
 def test_a_promise_that_never_comes_true_delays_by_a_bounded_time(engine, monkeypatch):
     tokens = prompt(10, 300)
     scheduler = engine.scheduler
-    monkeypatch.setattr(scheduler, "_config", type(scheduler._config)(remote_wait_ms=300))
+    monkeypatch.setattr(scheduler, "_config", KvdConfig(remote_wait_ms=300))
     chain = _native.Chain(BLOCK)
     chain.extend(tokens)
     hint = dict(node=socket.gethostname(), num_tokens=9 * BLOCK, last_block_hash=chain.hashes(8, 9).hex())

@@ -16,10 +16,9 @@ except ImportError:
 @pytest.fixture
 def kvd(monkeypatch):
     """The stand-in's daemon, fresh."""
-    from kvd_connectors.vllm import request as request_module
-    from kvd_connectors.vllm import scheduler as scheduler_module
+    from kvd_connectors.vllm import handover, request, session
 
-    monkeypatch.setattr(request_module, "_native", fake_native)
-    monkeypatch.setattr(scheduler_module, "_native", fake_native)
+    for module in (handover, request, session):
+        monkeypatch.setattr(module, "_native", fake_native)
     fake_native.KVD.reset()
     return fake_native.KVD

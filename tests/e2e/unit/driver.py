@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import fake_native
-from kvd_connectors.vllm.config import KvdConfig
+from kvd_connectors.vllm.config import KvdConfig, Role
 from kvd_connectors.vllm.layout import Group
 from kvd_connectors.vllm.metadata import KvdWorkerMetadata, LoadReport, StoreReport
-from kvd_connectors.vllm.scheduler import KvdScheduler, Role
+from kvd_connectors.vllm.scheduler import KvdScheduler
 from kvd_connectors.vllm.session import Session
 from vllm import SamplingParams
 from vllm.v1.request import Request

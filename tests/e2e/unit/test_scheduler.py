@@ -269,7 +269,7 @@ def test_a_block_counts_when_every_rank_has_stored_it():
     driver.ranks = 1
     driver.step({request: len(TOKENS)})
     assert not KVD.blocks and driver.half.sizes()["stores"] == 1
-    store_id = next(iter(driver.half._stores))
+    store_id = next(iter(driver.half.stores._under_way))
     from kvd_connectors.vllm.metadata import KvdWorkerMetadata, StoreReport
 
     driver.half.absorb(KvdWorkerMetadata(stores={store_id: StoreReport({1: [1] * 10})}))
@@ -362,12 +362,12 @@ def test_a_consumer_loads_and_does_not_store():
 def test_stored_blocks_are_announced_with_their_parents():
     driver = Driver(events=True)
     driver.serve(driver.request(TOKENS))
-    (event,) = driver.half.take_events()
+    (event,) = driver.half.stores.take_events()
     assert (event.medium, event.block_size, len(event.block_hashes)) == ("CPU", BLOCK, 10)
     assert event.parent_block_hash is None and event.token_ids == TOKENS[: 10 * BLOCK]
     longer = TOKENS[: 10 * BLOCK] + list(range(900, 900 + BLOCK + 1))
     driver.serve(driver.request(longer))
-    (event,) = driver.half.take_events()
+    (event,) = driver.half.stores.take_events()
     assert len(event.block_hashes) == 1 and event.parent_block_hash is not None
 
 

@@ -52,6 +52,20 @@ class KvdConfig:
         return cls(**extra)
 
 
+@dataclass
+class Role:
+    """What this engine does with kvd."""
+
+    ranks: int
+    """Ranks that each answer for a load or store."""
+    background: bool
+    """Load between steps and report failures by request. Needed where a failed block cannot be recomputed alone."""
+    stores: bool
+    """False for an instance that only consumes what others computed."""
+    emits_events: bool
+    """Announce stored blocks in vLLM's stream of KV events."""
+
+
 def _unknown_key(key: str, known: list[str]) -> str:
     near = get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"

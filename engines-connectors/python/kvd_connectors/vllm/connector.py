@@ -28,10 +28,10 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 from vllm.v1.outputs import KVConnectorOutput
 
 from kvd_connectors import _native
-from kvd_connectors.vllm.config import KvdConfig
+from kvd_connectors.vllm.config import KvdConfig, Role
 from kvd_connectors.vllm.layout import Group, Unsupported, describe_groups
 from kvd_connectors.vllm.metadata import KvdMetadata, KvdWorkerMetadata
-from kvd_connectors.vllm.scheduler import KvdScheduler, Role
+from kvd_connectors.vllm.scheduler import KvdScheduler
 from kvd_connectors.vllm.session import Session
 from kvd_connectors.vllm.stats import KvdPromMetrics, KvdStats
 from kvd_connectors.vllm.worker import KvdWorker
@@ -153,7 +153,7 @@ class KvdConnector(KVConnectorBase_V1, SupportsHMA):
         return False, self.scheduler.finished(request)
 
     def take_events(self) -> Iterable[KVCacheEvent]:
-        return self.scheduler.take_events()
+        return self.scheduler.stores.take_events()
 
     def reset_cache(self) -> bool | None:
         self.scheduler.reset()

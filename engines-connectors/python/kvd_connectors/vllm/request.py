@@ -150,3 +150,7 @@ class RequestState:
         if self.plan is not None:
             self.plan.release()
             self.plan = None
+
+    def rewind(self, position: int, block: int) -> None:
+        """Thinks again about storing the blocks of a group from `block` on."""
+        self.cursors[position] = min(self.cursors[position], block)
