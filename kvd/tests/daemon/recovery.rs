@@ -135,7 +135,7 @@ fn a_million_rows_come_back_in_seconds() {
         kvd_tiers::CatalogChange::Put(kvd_tiers::CatalogRow {
             key: BlockKey { layout, hash: name(index) },
             address: SlotIndex(index / per_extent * extent_pages + 1 + index % per_extent * spec.slot_pages()),
-            parent: if index % 1000 == 0 { SequenceHash::ROOT } else { name(index - 1) },
+            parent: if index.is_multiple_of(1000) { SequenceHash::ROOT } else { name(index - 1) },
             route: RouteHash(index.into()),
             position: index % 1000,
         })
