@@ -311,8 +311,8 @@ fn check_extents(settings: &Settings) -> Result<(), ServeError> {
 
 fn new_arena(settings: &Settings) -> Result<Arena, ServeError> {
     let bytes = settings.arena.bytes.map_or(0, |size| size.0);
-    let huge = settings.arena.huge_pages && crate::machine::huge_pages_cover(bytes);
-    let arena = Arena::create(bytes, if huge { HugePages::WhenReserved } else { HugePages::Never })?;
+    let huge = if settings.arena.huge_pages { HugePages::WhenReserved } else { HugePages::Never };
+    let arena = Arena::create(bytes, huge)?;
     if let Err(error) = arena.interleave_numa() {
         warn!(%error, "the arena stays on one NUMA node");
     }

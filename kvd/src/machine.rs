@@ -68,13 +68,6 @@ fn own_group() -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
-/// Whether the system has `bytes` of 2 MiB pages reserved and free. A huge-page file is granted without asking this, and
-/// whoever touches a page that is not there is killed.
-pub fn huge_pages_cover(bytes: u64) -> bool {
-    let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
-    free.ok().and_then(|text| text.trim().parse::<u64>().ok()).is_some_and(|pages| pages * 2 * MIB >= bytes)
-}
-
 fn default_nvme_bytes(dir: &Path) -> u64 {
     let existing = fs::metadata(dir.join(DATA_FILE)).map_or(0, |file| file.len());
     if existing > 2 * MIB {

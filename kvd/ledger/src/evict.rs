@@ -70,7 +70,7 @@ impl Ledger {
     fn removable(&self, index: BlockIndex, tier: TierKind) -> bool {
         let record = &self.records[index];
         let elsewhere = TierKind::ALL.into_iter().any(|other| other > tier && record.resident.contains(other));
-        record.resident.contains(tier) && !record.used_in(tier) && (elsewhere || !self.pinned.contains_key(&index))
+        record.resident.contains(tier) && !record.used_in(tier) && (elsewhere || !self.pinned.contains(index))
     }
 
     /// Marks a use: the block becomes the most recently used one.

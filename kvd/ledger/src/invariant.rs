@@ -135,7 +135,7 @@ impl Ledger {
         assert!(self.writes <= self.config.max_writes && self.reads <= self.config.max_reads);
         let deadlines = self.leases.values().filter(|lease| lease.deadline.is_some()).count();
         assert_eq!(deadlines, self.deadlines.len(), "deadlines are those of leases");
-        for index in self.waiters.keys().chain(self.pinned.keys()) {
+        for index in self.waiters.keys().chain(self.pinned.blocks()) {
             assert!(self.records.get(*index).is_some(), "a table points to a block that is gone");
         }
     }

@@ -5,6 +5,7 @@ use crate::counters::Counters;
 use crate::evict::LeafLists;
 use crate::input::{Action, Input, LedgerReply};
 use crate::lease::Lease;
+use crate::pin::Pins;
 use crate::record::{BlockIndex, Records};
 use crate::space::{SlotSpace, SpaceConfig};
 use kvd_block::{BlockKey, LayoutHandle, LeaseId, OpId, RequestId, SequenceHash, SessionId, Tick, TierKind};
@@ -52,7 +53,7 @@ pub struct Ledger {
     pub(crate) write_backlog: VecDeque<BlockKey>,
     pub(crate) read_backlog: VecDeque<BlockKey>,
     pub(crate) writes_paused_until: Option<Tick>,
-    pub(crate) pinned: BTreeMap<BlockIndex, Tick>,
+    pub(crate) pinned: Pins,
     pub(crate) draining: bool,
     pub(crate) stamp: u64,
     pub(crate) last_lease: u64,
@@ -80,7 +81,7 @@ impl Ledger {
             write_backlog: VecDeque::new(),
             read_backlog: VecDeque::new(),
             writes_paused_until: None,
-            pinned: BTreeMap::new(),
+            pinned: Pins::default(),
             draining: false,
             stamp: 0,
             last_lease: 0,
@@ -146,7 +147,7 @@ impl Ledger {
     pub fn next_deadline(&self) -> Option<Tick> {
         let lease = self.deadlines.first().map(|(tick, _)| *tick);
         let pause = self.writes_paused_until.filter(|_| !self.write_backlog.is_empty());
-        let pin = self.pinned.values().min().copied();
+        let pin = self.pinned.first_end();
         [lease, pause, pin].into_iter().flatten().min()
     }
 

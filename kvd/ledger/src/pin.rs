@@ -3,7 +3,45 @@
 use crate::input::LedgerReply;
 use crate::machine::Ledger;
 use crate::record::BlockIndex;
-use kvd_block::{LayoutHandle, SequenceHash};
+use kvd_block::{LayoutHandle, SequenceHash, Tick};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Blocks pinned by request, and when each pin ends.
+#[derive(Debug, Default)]
+pub(crate) struct Pins {
+    ends: BTreeMap<BlockIndex, Tick>,
+    by_end: BTreeSet<(Tick, BlockIndex)>,
+}
+
+impl Pins {
+    pub fn contains(&self, index: BlockIndex) -> bool {
+        self.ends.contains_key(&index)
+    }
+
+    pub fn insert(&mut self, index: BlockIndex, end: Tick) {
+        self.remove(index);
+        self.ends.insert(index, end);
+        self.by_end.insert((end, index));
+    }
+
+    pub fn remove(&mut self, index: BlockIndex) {
+        if let Some(end) = self.ends.remove(&index) {
+            self.by_end.remove(&(end, index));
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn first_end(&self) -> Option<Tick> {
+        self.by_end.first().map(|(end, _)| *end)
+    }
+
+    pub fn blocks(&self) -> impl Iterator<Item = &BlockIndex> {
+        self.ends.keys()
+    }
+}
 
 impl Ledger {
     /// Pins (or with `ttl_ms` zero unpins) the blocks that are resident. A pinned block is never evicted from its last tier.
@@ -12,8 +50,8 @@ impl Ledger {
         for hash in keys {
             let Some(index) = self.find(layout, *hash).filter(|index| !self.records[*index].resident.is_empty()) else { continue };
             if ttl_ms == 0 {
-                self.pinned.remove(&index);
-            } else if self.pinned.contains_key(&index) || self.pinned.len() < self.config.max_pinned {
+                self.pinned.remove(index);
+            } else if self.pinned.contains(index) || self.pinned.len() < self.config.max_pinned {
                 self.pinned.insert(index, self.now.after_ms(ttl_ms));
                 count += 1;
             }
@@ -23,12 +61,8 @@ impl Ledger {
     }
 
     pub(crate) fn end_overdue_pins(&mut self) {
-        if self.pinned.is_empty() {
-            return;
-        }
-        let over: Vec<BlockIndex> = self.pinned.iter().filter(|(_, until)| **until <= self.now).map(|(index, _)| *index).collect();
-        for index in over {
-            self.pinned.remove(&index);
+        while let Some((_, index)) = self.pinned.by_end.first().copied().filter(|(end, _)| *end <= self.now) {
+            self.pinned.remove(index);
             self.relist(index);
         }
     }

@@ -41,7 +41,7 @@ impl Ledger {
         let had = record.resident.remove(tier);
         assert!(had, "a tier is lost once");
         if record.resident.is_empty() {
-            self.pinned.remove(&index);
+            self.pinned.remove(index);
         }
         let record = &self.records[index];
         let (key, route, slot, parent) = (record.key, record.route, record.slot(tier), record.parent);

@@ -20,9 +20,41 @@ pub struct SpaceConfig {
 struct Extent {
     slot_pages: u32,
     used: u32,
-    /// Slots taken at least once; those behind were never touched.
-    fresh: u32,
-    free: Vec<u32>,
+    /// A bit per slot: rows of a catalog claim slots in any order, and a list would be searched for each.
+    taken: Vec<u64>,
+    /// No slot is free in the words before this one.
+    first_open: usize,
+}
+
+impl Extent {
+    /// Takes the first free slot. There must be one.
+    fn take_first(&mut self) -> u32 {
+        while self.taken[self.first_open] == u64::MAX {
+            self.first_open += 1;
+        }
+        let bit = self.taken[self.first_open].trailing_ones();
+        self.taken[self.first_open] |= 1 << bit;
+        self.first_open as u32 * u64::BITS + bit
+    }
+
+    /// Takes exactly this slot; false when it is taken.
+    fn take_this(&mut self, slot: u32) -> bool {
+        let word = &mut self.taken[(slot / u64::BITS) as usize];
+        let bit = 1 << (slot % u64::BITS);
+        let free = *word & bit == 0;
+        *word |= bit;
+        free
+    }
+
+    /// Frees a slot; false when it was not taken.
+    fn free(&mut self, slot: u32) -> bool {
+        let at = (slot / u64::BITS) as usize;
+        let bit = 1 << (slot % u64::BITS);
+        let taken = self.taken[at] & bit != 0;
+        self.taken[at] &= !bit;
+        self.first_open = self.first_open.min(at);
+        taken
+    }
 }
 
 /// The allocator of one medium.
@@ -78,11 +110,7 @@ impl SlotSpace {
                 extent
             }
         };
-        let state = &mut self.extents[extent as usize];
-        let slot = state.free.pop().unwrap_or_else(|| {
-            state.fresh += 1;
-            state.fresh - 1
-        });
+        let slot = self.extents[extent as usize].take_first();
         self.count_taken(extent, slot_pages);
         Some(self.index_of(extent, slot, slot_pages))
     }
@@ -94,15 +122,7 @@ impl SlotSpace {
             self.adopt(extent, slot_pages);
         }
         let state = &mut self.extents[extent as usize];
-        if state.slot_pages != slot_pages {
-            return false;
-        }
-        if slot >= state.fresh {
-            state.free.extend(state.fresh..slot);
-            state.fresh = slot + 1;
-        } else if let Some(at) = state.free.iter().rposition(|free| *free == slot) {
-            state.free.swap_remove(at);
-        } else {
+        if state.slot_pages != slot_pages || !state.take_this(slot) {
             return false;
         }
         self.count_taken(extent, slot_pages);
@@ -116,9 +136,7 @@ impl SlotSpace {
     pub fn give_back(&mut self, at: SlotIndex, slot_pages: u32) {
         let (extent, slot) = self.locate(at, slot_pages).expect("a slot of this medium");
         let state = &mut self.extents[extent as usize];
-        assert!(state.slot_pages == slot_pages && slot < state.fresh && state.used > 0, "slot {at} is not taken");
-        debug_assert!(!state.free.contains(&slot), "slot {at} was given back twice");
-        state.free.push(slot);
+        assert!(state.slot_pages == slot_pages && state.free(slot), "slot {at} is not taken");
         state.used -= 1;
         self.used_pages -= u64::from(slot_pages);
         if state.used == 0 {
@@ -168,7 +186,8 @@ impl SlotSpace {
 
     fn adopt(&mut self, extent: u32, slot_pages: u32) {
         self.idle.remove(&extent);
-        self.extents[extent as usize].slot_pages = slot_pages;
+        let words = self.slots_per_extent(slot_pages).div_ceil(u64::BITS) as usize;
+        self.extents[extent as usize] = Extent { slot_pages, used: 0, taken: vec![0; words], first_open: 0 };
         self.open.entry(slot_pages).or_default().insert(extent);
         self.count_owned(slot_pages, 1);
     }

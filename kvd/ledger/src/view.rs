@@ -47,7 +47,7 @@ impl Ledger {
             nvme: at(TierKind::Nvme),
             filling: record.filling,
             pins: record.pins + u32::from(record.reading) + u32::from(record.writing),
-            pinned: self.pinned.contains_key(&index),
+            pinned: self.pinned.contains(index),
             row: record.row(address),
         })
     }

@@ -104,7 +104,9 @@ impl Arena {
     }
 
     fn map(fd: OwnedFd, bytes: u64, huge: bool) -> Result<Arena, ArenaError> {
-        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
+        // Huge pages are reserved by the mapping or refused by it; without that the first touch of a missing one would be SIGBUS.
+        let flags = if huge { MapFlags::SHARED } else { MapFlags::SHARED | MapFlags::NORESERVE };
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh mapping at an address the kernel chooses aliases nothing of ours.
         let base = unsafe { mmap(std::ptr::null_mut(), bytes as usize, prot, flags, &fd, 0) }.map_err(os("mapping the arena"))?;
         Ok(Arena { fd, base: base.cast(), bytes, huge })
@@ -224,6 +226,15 @@ mod tests {
     #[should_panic(expected = "outside an arena")]
     fn an_address_outside_panics_before_it_is_used() {
         Arena::create(8192, HugePages::Never).unwrap().address(8000, 200);
+    }
+
+    #[test]
+    fn without_reserved_huge_pages_ordinary_ones_serve() {
+        let free = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+        let free: u64 = free.ok().and_then(|pages| pages.trim().parse().ok()).unwrap_or(0);
+        let arena = Arena::create((free + 1) * HUGE_PAGE_BYTES, HugePages::WhenReserved).unwrap();
+        assert!(!arena.uses_huge_pages());
+        arena.write_header(SlotIndex(1), &[3; HEADER_BYTES as usize]);
     }
 
     #[test]
