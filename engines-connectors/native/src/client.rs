@@ -104,6 +104,15 @@ impl Client {
         Ok(self.answer(py.detach(|| self.core.prepare_store(layout, blocks))).map(Store))
     }
 
+    /// Borrows slots for blocks whose tokens are not known here, by name. `parents`: the name before each; None when not known.
+    ///
+    /// Such a block has no place in a sequence: its position is 0 and its route name the start of its own name.
+    #[pyo3(signature = (layout, hashes, parents = None))]
+    fn prepare_store_named(&self, py: Python<'_>, layout: usize, hashes: &[u8], parents: Option<&[u8]>) -> PyResult<Option<Store>> {
+        let blocks = convert::named_blocks(hashes, parents)?;
+        Ok(self.answer(py.detach(|| self.core.prepare_store(layout, blocks))).map(Store))
+    }
+
     /// These blocks are in use.
     fn touch(&self, py: Python<'_>, layout: usize, hashes: &[u8]) -> PyResult<()> {
         let hashes = convert::hashes(hashes)?;

@@ -1,6 +1,6 @@
 //! From Python values to ours, with complaints that name what is wrong.
 
-use kvd_block::{LayoutSpec, SequenceHash};
+use kvd_block::{LayoutSpec, NewBlock, RouteHash, SequenceHash};
 use kvd_connector::{Event, Level};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -60,6 +60,23 @@ pub fn hashes(bytes: &[u8]) -> PyResult<Vec<SequenceHash>> {
         return Err(PyValueError::new_err(format!("{} bytes are not whole hashes of 16 bytes", bytes.len())));
     }
     Ok(hashes.iter().copied().map(SequenceHash).collect())
+}
+
+/// Blocks that are known by name only.
+pub fn named_blocks(names: &[u8], parents: Option<&[u8]>) -> PyResult<Vec<NewBlock>> {
+    let names = hashes(names)?;
+    let parents = parents.map_or_else(|| Ok(vec![SequenceHash::ROOT; names.len()]), hashes)?;
+    if parents.len() != names.len() {
+        return Err(PyValueError::new_err(format!("{} blocks with {} parents", names.len(), parents.len())));
+    }
+    let block = |(hash, parent): (SequenceHash, SequenceHash)| NewBlock {
+        hash,
+        parent,
+        route: RouteHash(hash.table_hash()),
+        position: 0,
+        tokens: Vec::new(),
+    };
+    Ok(names.into_iter().zip(parents).map(block).collect())
 }
 
 /// Events as `(level, text)`, with the level names of Python's logging.
