@@ -5,11 +5,20 @@ use crate::machine::Ledger;
 use crate::record::BlockIndex;
 use kvd_block::{BlockState, LayoutHandle, SequenceHash, TierKind};
 
+/// Keys found at a time before any is judged. Finding writes nothing, so the CPU waits for the memory of several at once.
+const CHUNK_KEYS: usize = 32;
+
 impl Ledger {
     pub(crate) fn lookup(&mut self, layout: LayoutHandle, keys: &[SequenceHash], until_miss: bool) -> LedgerReply {
         let mut states = Vec::with_capacity(keys.len());
-        for hash in keys {
-            let index = self.find(layout, *hash);
+        let mut found = Vec::with_capacity(CHUNK_KEYS);
+        for at in 0..keys.len() {
+            if at % CHUNK_KEYS == 0 {
+                let chunk = &keys[at..keys.len().min(at + CHUNK_KEYS)];
+                found.clear();
+                found.extend(chunk.iter().map(|hash| self.find(layout, *hash)));
+            }
+            let index = found[at % CHUNK_KEYS];
             let state = index.map_or(BlockState::Miss, |index| self.state(index));
             self.count_lookup(state);
             if state == BlockState::Miss && until_miss {

@@ -4,7 +4,7 @@
 //! record that only children need is a *ghost*: it lets a parent that comes back find its children counted.
 //!
 //! Arithmetic: a record is 88 bytes; the table adds 4 bytes and one control byte at a load of at most 7/8; leaves add an
-//! entry of a B-tree. A million blocks take about 110 MB.
+//! entry of a B-tree. A million blocks take about 112 MB.
 
 use crate::input::CatalogRow;
 use hashbrown::HashTable;
