@@ -2,6 +2,7 @@
 //!
 //! Blocks, up to [`HANDSHAKE_TIMEOUT`]: only a link's own thread calls it. Every error names the socket, and what to do.
 
+use crate::mapped::MappedArena;
 use kvd_proto::PROTOCOL_VERSION;
 use kvd_proto::frame::{self, FrameError, PREFIX_BYTES};
 use kvd_proto::local::{Hello, HelloAnswer, Welcome};
@@ -99,7 +100,7 @@ impl ConnectError {
 pub(crate) struct Connection {
     pub stream: UnixStream,
     pub welcome: Welcome,
-    pub arena: Arc<Arena>,
+    pub arena: Arc<MappedArena>,
 }
 
 /// Connects to `socket` and introduces this engine.
@@ -114,7 +115,7 @@ pub(crate) fn dial(socket: &Path, hello: &Hello) -> Result<Connection, ConnectEr
     if arena.bytes() != welcome.arena_bytes {
         return Err(no_arena(format!("it has {} bytes, {} were announced", arena.bytes(), welcome.arena_bytes)));
     }
-    Ok(Connection { stream, welcome, arena: Arc::new(arena) })
+    Ok(Connection { stream, welcome, arena: Arc::new(MappedArena::new(arena)) })
 }
 
 /// In /tmp anybody can listen under our name; KV from a stranger would be believed.

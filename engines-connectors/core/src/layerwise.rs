@@ -4,11 +4,11 @@
 //! stream and no thread waits for another. Whether the bytes were right is known only at the end: an engine that has used
 //! a layer of a block that [`LoadJob::finish`] calls broken must compute that block again.
 
+use crate::mapped::MappedArena;
 use crate::pages::PagedKv;
 use crate::pool::CopyPool;
 use crate::transfer::{Moves, Scatter, TransferError, same_length};
 use kvd_block::{SequenceHash, SlotIndex};
-use kvd_shm::Arena;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -39,7 +39,12 @@ const FINISHED: usize = usize::MAX;
 impl LoadJob {
     /// Starts copying `slots` into the pages of `blocks`, in the background.
     pub fn start(
-        pool: &CopyPool, pages: &Arc<PagedKv>, arena: &Arc<Arena>, blocks: &[usize], slots: &[SlotIndex], hashes: &[SequenceHash],
+        pool: &CopyPool,
+        pages: &Arc<PagedKv>,
+        arena: &Arc<MappedArena>,
+        blocks: &[usize],
+        slots: &[SlotIndex],
+        hashes: &[SequenceHash],
     ) -> Result<LoadJob, TransferError> {
         let moves = Moves::new(pages, arena, blocks, slots)?;
         let hashes = same_length(&moves, hashes)?;

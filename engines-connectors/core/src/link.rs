@@ -8,7 +8,7 @@ use crate::connection::{self, ConnectError, Connection};
 use crate::journal::{Journal, Level};
 use kvd_proto::frame::{self, FrameError};
 use kvd_proto::local::{Hello, ToEngine};
-use std::io::BufReader;
+use std::io::{BufReader, ErrorKind};
 use std::net::Shutdown;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -188,7 +188,14 @@ impl Shared {
         let mut state = self.lock();
         state.connection = None;
         if !state.closed {
-            state.complain(&self.journal, format!("lost kvd at {} ({why}): going on without its cache, connecting again", self.socket.display()));
+            let why = match why {
+                FrameError::Io(error) if error.kind() == ErrorKind::UnexpectedEof => "it closed the connection".into(),
+                why => why.to_string(),
+            };
+            state.complain(
+                &self.journal,
+                format!("lost kvd at {} ({why}): going on without its cache, connecting again", self.socket.display()),
+            );
         }
     }
 

@@ -7,11 +7,12 @@
 //! A block's stripe is one checksum stream over its layers' pages in order. Blocks are independent of each other, so they are
 //! spread over the pool; below [`SMALL_BYTES`] waking threads costs more than the copy.
 
+use crate::mapped::MappedArena;
 use crate::pages::PagedKv;
 use crate::pool::CopyPool;
 use kvd_block::checksum::ChecksumStream;
 use kvd_block::{Checksum, SequenceHash, SlotIndex, image};
-use kvd_shm::{Arena, copy_checked};
+use kvd_shm::copy_checked;
 use std::sync::Arc;
 
 /// Transfers smaller than this stay on the calling thread.
@@ -54,12 +55,12 @@ pub enum TransferError {
 #[derive(Debug, Clone)]
 pub(crate) struct Moves {
     pub pages: Arc<PagedKv>,
-    pub arena: Arc<Arena>,
+    pub arena: Arc<MappedArena>,
     pairs: Vec<(usize, SlotIndex)>,
 }
 
 impl Moves {
-    pub fn new(pages: &Arc<PagedKv>, arena: &Arc<Arena>, blocks: &[usize], slots: &[SlotIndex]) -> Result<Moves, TransferError> {
+    pub fn new(pages: &Arc<PagedKv>, arena: &Arc<MappedArena>, blocks: &[usize], slots: &[SlotIndex]) -> Result<Moves, TransferError> {
         if blocks.len() != slots.len() {
             return Err(TransferError::Lengths { blocks: blocks.len(), slots: slots.len(), hashes: blocks.len() });
         }
@@ -87,6 +88,7 @@ impl Moves {
     fn gather(&self, index: usize) -> Checksum {
         let (block, slot) = self.pairs[index];
         let (mut to, mut checksum) = (self.stripe(slot), ChecksumStream::default());
+        self.arena.ready(slot.offset_bytes(), self.pages.spec().slot_bytes());
         for layer in self.pages.layers() {
             // SAFETY: the page is readable by the promise of `PagedKv::new`; `to` walks over one stripe, whose length is the sum
             // of the pages and which `stripe` checked to be inside the arena.
@@ -149,7 +151,11 @@ impl Scatter<'_> {
 
 /// Copies the pages of `blocks` into `slots`. Returns the checksum of each block's stripe.
 pub fn store(
-    pool: &CopyPool, pages: &Arc<PagedKv>, arena: &Arc<Arena>, blocks: &[usize], slots: &[SlotIndex],
+    pool: &CopyPool,
+    pages: &Arc<PagedKv>,
+    arena: &Arc<MappedArena>,
+    blocks: &[usize],
+    slots: &[SlotIndex],
 ) -> Result<Vec<Checksum>, TransferError> {
     let moves = Moves::new(pages, arena, blocks, slots)?;
     Ok(each(pool, moves, |moves, index| moves.gather(index)))
@@ -157,7 +163,12 @@ pub fn store(
 
 /// Copies `slots` into the pages of `blocks`. True for each block that arrived whole and is the one in `hashes`.
 pub fn load(
-    pool: &CopyPool, pages: &Arc<PagedKv>, arena: &Arc<Arena>, blocks: &[usize], slots: &[SlotIndex], hashes: &[SequenceHash],
+    pool: &CopyPool,
+    pages: &Arc<PagedKv>,
+    arena: &Arc<MappedArena>,
+    blocks: &[usize],
+    slots: &[SlotIndex],
+    hashes: &[SequenceHash],
 ) -> Result<Vec<bool>, TransferError> {
     let moves = Moves::new(pages, arena, blocks, slots)?;
     let hashes = same_length(&moves, hashes)?;

@@ -112,7 +112,12 @@ impl WorkerLink {
 
     /// Copies `slots` into the pages of `blocks`. True for each block that arrived whole and is the one in `hashes`.
     pub fn load(
-        &self, pages: &Arc<PagedKv>, incarnation: u64, blocks: &[usize], slots: &[SlotIndex], hashes: &[SequenceHash],
+        &self,
+        pages: &Arc<PagedKv>,
+        incarnation: u64,
+        blocks: &[usize],
+        slots: &[SlotIndex],
+        hashes: &[SequenceHash],
     ) -> Result<Vec<bool>, CopyError> {
         let connection = self.connection(incarnation)?;
         Ok(transfer::load(&self.pool, pages, &connection.arena, blocks, slots, hashes)?)
@@ -120,7 +125,12 @@ impl WorkerLink {
 
     /// As [`WorkerLink::load`], in the background and layer by layer.
     pub fn start_load(
-        &self, pages: &Arc<PagedKv>, incarnation: u64, blocks: &[usize], slots: &[SlotIndex], hashes: &[SequenceHash],
+        &self,
+        pages: &Arc<PagedKv>,
+        incarnation: u64,
+        blocks: &[usize],
+        slots: &[SlotIndex],
+        hashes: &[SequenceHash],
     ) -> Result<ConnectedLoadJob, CopyError> {
         let connection = self.connection(incarnation)?;
         let job = LoadJob::start(&self.pool, pages, &connection.arena, blocks, slots, hashes)?;

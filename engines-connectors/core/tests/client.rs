@@ -93,9 +93,7 @@ fn a_lease_that_comes_after_its_call_gave_up_is_given_back() {
     let daemon = FakeDaemon::start(&socket, 1, late);
     let client = connected(&socket, 50);
     assert!(client.prepare_load(0, &HASHES[..1], 0).is_err());
-    eventually("the lease is given back", || {
-        daemon.heard().contains(&Request::CompleteLoad { lease: LeaseId(7), corrupt: vec![] })
-    });
+    eventually("the lease is given back", || daemon.heard().contains(&Request::CompleteLoad { lease: LeaseId(7), corrupt: vec![] }));
     assert_eq!(client.generation(), 1);
 }
 

@@ -4,7 +4,7 @@ mod fake_daemon;
 
 use fake_daemon::{FakeDaemon, eventually, layout, silent};
 use kvd_block::{BlockHeader, Checksum, LayoutSpec, RouteHash, SequenceHash, SlotIndex};
-use kvd_connector::{CopyError, CopyPool, LayerPages, LoadJob, PagedKv, PagesError, TransferError, WorkerLink, transfer};
+use kvd_connector::{CopyError, CopyPool, LayerPages, LoadJob, MappedArena, PagedKv, PagesError, TransferError, WorkerLink, transfer};
 use kvd_shm::{Arena, HugePages};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,11 @@ impl Kv {
     fn block(&self, block: usize) -> Vec<u8> {
         let layers = self.pages.layers().iter().zip(&self.page_bytes);
         // SAFETY: a page of memory that `self` owns and nobody writes now.
-        layers.flat_map(|(layer, page)| unsafe { std::slice::from_raw_parts((layer.base + block * (page + GAP)) as *const u8, *page) }.to_vec()).collect()
+        layers
+            .flat_map(|(layer, page)| {
+                unsafe { std::slice::from_raw_parts((layer.base + block * (page + GAP)) as *const u8, *page) }.to_vec()
+            })
+            .collect()
     }
 
     fn spec(&self) -> LayoutSpec {
@@ -59,8 +63,8 @@ fn hash(n: usize) -> SequenceHash {
     SequenceHash([n as u8; 16])
 }
 
-fn arena() -> Arc<Arena> {
-    Arc::new(Arena::create(64 << 20, HugePages::Never).unwrap())
+fn arena() -> Arc<MappedArena> {
+    Arc::new(MappedArena::new(Arena::create(64 << 20, HugePages::Never).unwrap()))
 }
 
 /// Slot `n` of a layout, with one page left free in front.
@@ -79,7 +83,7 @@ fn seal(arena: &Arena, slot: SlotIndex, spec: &LayoutSpec, hash: SequenceHash, s
 }
 
 /// Stores all blocks of `kv` and seals them as `hash(0)`, `hash(1)`, …
-fn stored(pool: &CopyPool, kv: &Kv, arena: &Arc<Arena>) -> (Vec<usize>, Vec<SlotIndex>, Vec<SequenceHash>) {
+fn stored(pool: &CopyPool, kv: &Kv, arena: &Arc<MappedArena>) -> (Vec<usize>, Vec<SlotIndex>, Vec<SequenceHash>) {
     let blocks: Vec<usize> = (0..kv.pages.num_blocks()).collect();
     let slots = slots(kv.pages.spec(), blocks.len());
     let checksums = transfer::store(pool, &kv.pages, arena, &blocks, &slots).unwrap();
@@ -143,8 +147,7 @@ fn each_rank_has_its_own_stripe() {
     let (pool, arena) = (CopyPool::new(2), arena());
     let ranks: Vec<Kv> = (0..3).map(|rank| Kv::new(&[5000, 77], 2, rank, 3, rank as u8)).collect();
     let slots = slots(ranks[0].pages.spec(), 2);
-    let stripes: Vec<Vec<Checksum>> =
-        ranks.iter().map(|kv| transfer::store(&pool, &kv.pages, &arena, &[0, 1], &slots).unwrap()).collect();
+    let stripes: Vec<Vec<Checksum>> = ranks.iter().map(|kv| transfer::store(&pool, &kv.pages, &arena, &[0, 1], &slots).unwrap()).collect();
     for n in 0..2 {
         seal(&arena, slots[n], &ranks[0].spec(), hash(n), stripes.iter().map(|rank| rank[n]).collect());
     }

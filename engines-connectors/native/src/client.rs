@@ -37,7 +37,12 @@ impl Client {
     #[new]
     #[pyo3(signature = (socket, engine, software, layouts, connect_wait_ms = 500, timeout_ms = 200))]
     fn new(
-        py: Python<'_>, socket: Option<PathBuf>, engine: String, software: String, layouts: Vec<Bound<'_, PyDict>>, connect_wait_ms: u64,
+        py: Python<'_>,
+        socket: Option<PathBuf>,
+        engine: String,
+        software: String,
+        layouts: Vec<Bound<'_, PyDict>>,
+        connect_wait_ms: u64,
         timeout_ms: u64,
     ) -> PyResult<Client> {
         let layouts = layouts.iter().map(convert::layout).collect::<PyResult<_>>()?;

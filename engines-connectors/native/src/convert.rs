@@ -7,8 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::path::PathBuf;
 
-const LAYOUT_KEYS: [&str; 9] =
-    ["model", "weights", "kv_dtype", "block_tokens", "group", "attention", "geometry", "ranks", "stripe_bytes"];
+const LAYOUT_KEYS: [&str; 9] = ["model", "weights", "kv_dtype", "block_tokens", "group", "attention", "geometry", "ranks", "stripe_bytes"];
 
 /// The socket named, or the default one.
 pub fn socket(named: Option<PathBuf>) -> PathBuf {

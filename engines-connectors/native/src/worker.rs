@@ -94,7 +94,13 @@ impl Worker {
 
     /// Copies slots into blocks. True for each that arrived whole; None when not connected to that incarnation.
     fn load(
-        &self, py: Python<'_>, pages: usize, incarnation: u64, block_ids: Vec<usize>, slots: Vec<u32>, hashes: &[u8],
+        &self,
+        py: Python<'_>,
+        pages: usize,
+        incarnation: u64,
+        block_ids: Vec<usize>,
+        slots: Vec<u32>,
+        hashes: &[u8],
     ) -> PyResult<Option<Vec<bool>>> {
         let (pages, slots, hashes) = (self.pages(pages)?, slot_indices(slots), convert::hashes(hashes)?);
         answer(py.detach(|| self.link.load(&pages, incarnation, &block_ids, &slots, &hashes)))
@@ -102,7 +108,13 @@ impl Worker {
 
     /// As `load`, in the background and layer by layer.
     fn start_load(
-        &self, py: Python<'_>, pages: usize, incarnation: u64, block_ids: Vec<usize>, slots: Vec<u32>, hashes: &[u8],
+        &self,
+        py: Python<'_>,
+        pages: usize,
+        incarnation: u64,
+        block_ids: Vec<usize>,
+        slots: Vec<u32>,
+        hashes: &[u8],
     ) -> PyResult<Option<LoadJob>> {
         let (pages, slots, hashes) = (self.pages(pages)?, slot_indices(slots), convert::hashes(hashes)?);
         let job = answer(py.detach(|| self.link.start_load(&pages, incarnation, &block_ids, &slots, &hashes)))?;
@@ -111,7 +123,12 @@ impl Worker {
 
     /// Copies a contiguous buffer, one whole stripe of rank 0, into a slot. Its checksum.
     fn store_bytes(
-        &self, py: Python<'_>, layout: &Bound<'_, PyDict>, incarnation: u64, slot: u32, buffer: &Bound<'_, PyAny>,
+        &self,
+        py: Python<'_>,
+        layout: &Bound<'_, PyDict>,
+        incarnation: u64,
+        slot: u32,
+        buffer: &Bound<'_, PyAny>,
     ) -> PyResult<Option<u64>> {
         let (_held, pages) = one_page(layout, buffer, false)?;
         let checksums = answer(py.detach(|| self.link.store(&pages, incarnation, &[0], &[SlotIndex(slot)])))?;
@@ -120,7 +137,13 @@ impl Worker {
 
     /// Copies a slot into a writable contiguous buffer. True when it arrived whole and is the block of `hash`.
     fn load_bytes(
-        &self, py: Python<'_>, layout: &Bound<'_, PyDict>, incarnation: u64, slot: u32, hash: &[u8], buffer: &Bound<'_, PyAny>,
+        &self,
+        py: Python<'_>,
+        layout: &Bound<'_, PyDict>,
+        incarnation: u64,
+        slot: u32,
+        hash: &[u8],
+        buffer: &Bound<'_, PyAny>,
     ) -> PyResult<Option<bool>> {
         let ((_held, pages), hashes) = (one_page(layout, buffer, true)?, convert::hashes(hash)?);
         let arrived = answer(py.detach(|| self.link.load(&pages, incarnation, &[0], &[SlotIndex(slot)], &hashes)))?;
