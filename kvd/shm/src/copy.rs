@@ -1,14 +1,18 @@
 //! Copies between engine memory and slots, with the checksum taken on the way.
 //!
 //! A block is megabytes, so a copy runs at the speed of memory and its CPU mostly waits. The checksum hides in that
-//! wait: each 4 KiB piece is checksummed as it arrives in the first-level cache and stored from there, past the
-//! caches (non-temporal), so no cache line is read only to be overwritten. Measured on two cores of Skylake:
-//! about 0.9 of a plain `memcpy` of the same bytes, checksum included; checksum after copy would be 0.5.
+//! wait: each small piece is checksummed as it arrives in the first-level cache and stored from there, past the
+//! caches (non-temporal), so no cache line is read only to be overwritten, while the next lines are already asked for.
+//! Measured on two cores of Skylake (64 KiB pages, 800 MiB, CPU time): 0.85 to 0.9 of a plain `memcpy` of the same bytes,
+//! checksum included. Pieces of 4 KiB without prefetch give 0.7, of 1 KiB 0.8, of 256 bytes 0.6.
 
 use kvd_block::checksum::ChecksumStream;
 
-/// Bytes checksummed and then copied at a time: half a first-level cache stays free for the checksum's tables.
-const PIECE_BYTES: usize = 4096;
+/// Bytes checksummed and then copied at a time: few enough that the CPU overlaps one piece's checksum with the next one's
+/// loads, enough that starting the checksum is not felt.
+const PIECE_BYTES: usize = 512;
+/// How far ahead of the copy memory is asked for. The CPU's own prefetcher stops at every 4 KiB page.
+const AHEAD_BYTES: usize = 1024;
 
 /// Copies `len` bytes.
 ///
@@ -35,7 +39,7 @@ pub unsafe fn copy_checked(to: *mut u8, from: *const u8, len: usize, checksum: &
         let private = &mut piece.0[..bytes];
         // SAFETY: inside the ranges the caller promised; `private` is ours.
         unsafe {
-            std::ptr::copy_nonoverlapping(from.add(done), private.as_mut_ptr(), bytes);
+            fetch(private, from.add(done));
             checksum.update(private);
             store_past_caches(to.add(done), private);
         }
@@ -46,6 +50,39 @@ pub unsafe fn copy_checked(to: *mut u8, from: *const u8, len: usize, checksum: &
 
 #[repr(align(64))]
 struct Piece([u8; PIECE_BYTES]);
+
+/// Copies `to.len()` bytes into the first-level cache, and asks for the memory that comes after them.
+///
+/// # Safety
+/// `from` is readable for `to.len()` bytes.
+unsafe fn fetch(to: &mut [u8], from: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    if to.len().is_multiple_of(128) && std::is_x86_feature_detected!("avx2") {
+        // SAFETY: whole 128-byte groups, AVX2 present, readable by the caller's promise.
+        return unsafe { fetch_avx2(to, from) };
+    }
+    // SAFETY: readable by the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn fetch_avx2(to: &mut [u8], from: *const u8) {
+    use std::arch::x86_64::{__m256i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm256_storeu_si256};
+    for (group, bytes) in to.chunks_exact_mut(128).enumerate() {
+        let (source, target) = (from.wrapping_add(group * 128), bytes.as_mut_ptr().cast::<__m256i>());
+        // SAFETY: `bytes` is 128 long and `from` readable for as many groups as `to` has. A prefetch never faults, whatever
+        // its address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD_BYTES).cast());
+            _mm_prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD_BYTES + 64).cast());
+            let lanes = [0, 1, 2, 3].map(|lane| _mm256_loadu_si256(source.cast::<__m256i>().add(lane)));
+            for (lane, value) in lanes.into_iter().enumerate() {
+                _mm256_storeu_si256(target.add(lane), value);
+            }
+        }
+    }
+}
 
 /// Writes `from` to `to`, without reading the destination's cache lines where the CPU can.
 ///
