@@ -313,6 +313,9 @@ fn new_arena(settings: &Settings) -> Result<Arena, ServeError> {
     let bytes = settings.arena.bytes.map_or(0, |size| size.0);
     let huge = if settings.arena.huge_pages { HugePages::WhenReserved } else { HugePages::Never };
     let arena = Arena::create(bytes, huge)?;
+    if !arena.uses_huge_pages() && crate::machine::shared_memory_is_small_pages() {
+        info!("the arena is made of 4 KiB pages: storage is faster with larger ones, see \"Large pages\" in docs/operating.md");
+    }
     if let Err(error) = arena.interleave_numa() {
         warn!(%error, "the arena stays on one NUMA node");
     }

@@ -68,6 +68,12 @@ fn own_group() -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
+/// Whether the kernel was told never to back shared memory with 2 MiB pages, which is its default.
+pub fn shared_memory_is_small_pages() -> bool {
+    let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    setting.is_ok_and(|text| text.contains("[never]") || text.contains("[deny]"))
+}
+
 fn default_nvme_bytes(dir: &Path) -> u64 {
     let existing = fs::metadata(dir.join(DATA_FILE)).map_or(0, |file| file.len());
     if existing > 2 * MIB {
