@@ -286,8 +286,7 @@ fn prepare(settings: &mut Settings, take_over: bool) -> Result<Base, ServeError>
         Some(opened) => {
             let incarnation = opened.catalog.next_incarnation().map_err(StorageError::from)?;
             let file = settings.nvme.path.clone().unwrap_or_default().join(DATA_FILE);
-            let (storage, _recovered): (Storage, Recovered) =
-                recovery::recover(opened, file.display().to_string(), &mut ledger, &layouts)?;
+            let (storage, _recovered): (Storage, Recovered) = recovery::recover(opened, file.display().to_string(), &mut ledger, &layouts)?;
             (incarnation, Some(Arc::new(storage)))
         }
     };
@@ -333,12 +332,7 @@ fn adopt_arena(settings: &mut Settings, inherited: &Inherited) -> Arc<Arena> {
     inherited.arena.clone()
 }
 
-fn define_inherited(
-    inherited: &Inherited,
-    storage: Option<&Storage>,
-    ledger: &mut Ledger,
-    layouts: &Layouts,
-) -> Result<(), ServeError> {
+fn define_inherited(inherited: &Inherited, storage: Option<&Storage>, ledger: &mut Ledger, layouts: &Layouts) -> Result<(), ServeError> {
     for spec in inherited.layout_specs() {
         if layouts.find(spec.id()).is_some() || spec.validate().is_err() {
             continue;

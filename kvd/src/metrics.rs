@@ -171,7 +171,9 @@ fn resident_bytes() -> u64 {
 
 /// Markdown of every metric.
 pub fn reference() -> String {
-    let mut out = String::from("# Metrics of kvd\n\nPrometheus text at `/metrics` of `[metrics] listen`.\n\n| metric | type | meaning |\n|---|---|---|\n");
+    let mut out = String::from(
+        "# Metrics of kvd\n\nPrometheus text at `/metrics` of `[metrics] listen`.\n\n| metric | type | meaning |\n|---|---|---|\n",
+    );
     for metric in OWN {
         let _ = writeln!(out, "| `{}` | {} | {} |", metric.name, metric.kind, metric.help);
     }

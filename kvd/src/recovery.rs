@@ -62,7 +62,13 @@ fn feed(ledger: &mut Ledger, rows: Vec<CatalogRow>, actions: &mut Vec<Action>) {
 }
 
 /// Reads every header of the slot file into the ledger and into the (empty) catalog.
-fn scan(slot_file: &NvmeTier, catalog: &Catalog, ledger: &mut Ledger, layouts: &Layouts, actions: &mut Vec<Action>) -> Result<(), StorageError> {
+fn scan(
+    slot_file: &NvmeTier,
+    catalog: &Catalog,
+    ledger: &mut Ledger,
+    layouts: &Layouts,
+    actions: &mut Vec<Action>,
+) -> Result<(), StorageError> {
     let mut failure = None;
     let mut rows = Vec::with_capacity(BATCH_ROWS);
     slot_file.scan(|image| {

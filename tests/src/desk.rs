@@ -55,7 +55,8 @@ impl Desk {
 
     /// As [`Desk::new`], with other limits.
     pub fn with(arena_extents: u64, nvme_extents: u64, change: impl FnOnce(&mut LedgerConfig)) -> Desk {
-        let space = |extents: u64| SpaceConfig { capacity_bytes: extents * EXTENT_PAGES * PAGE_BYTES, extent_bytes: EXTENT_PAGES * PAGE_BYTES };
+        let space =
+            |extents: u64| SpaceConfig { capacity_bytes: extents * EXTENT_PAGES * PAGE_BYTES, extent_bytes: EXTENT_PAGES * PAGE_BYTES };
         let mut config = LedgerConfig::new(space(arena_extents), (nvme_extents > 0).then(|| space(nvme_extents)));
         (config.load_lease_ms, config.store_lease_ms, config.load_deadline_ms) = (LOAD_LEASE_MS, 2 * LOAD_LEASE_MS, LOAD_LEASE_MS / 2);
         change(&mut config);
@@ -183,7 +184,9 @@ pub fn key(layout: LayoutHandle, block: &NewBlock) -> BlockKey {
 
 /// A chain of its own, which shares nothing with others.
 pub fn own_chain(chain: u8, blocks: u64) -> Vec<NewBlock> {
-    let rename = |hash: SequenceHash| if hash.is_root() { hash } else { SequenceHash([hash.0.as_slice(), &[chain]].concat()[1..].try_into().expect("16 bytes")) };
+    let rename = |hash: SequenceHash| {
+        if hash.is_root() { hash } else { SequenceHash([hash.0.as_slice(), &[chain]].concat()[1..].try_into().expect("16 bytes")) }
+    };
     let mut blocks = prompt(0, blocks);
     for block in &mut blocks {
         (block.hash, block.parent) = (rename(block.hash), rename(block.parent));

@@ -27,7 +27,9 @@ impl Daemon {
         self.shared.draining.send_replace(true);
         let until = Instant::now() + DRAIN_LIMIT;
         loop {
-            let look = driver.ask(|view| (view.ledger.slots_being_filled().len(), view.ledger.open_transfers() + view.ledger.waiting_writes())).await;
+            let look = driver
+                .ask(|view| (view.ledger.slots_being_filled().len(), view.ledger.open_transfers() + view.ledger.waiting_writes()))
+                .await;
             let Ok((filling, transfers)) = look else { return 0 };
             if filling + transfers == 0 || Instant::now() >= until {
                 return filling;
@@ -43,7 +45,9 @@ impl Daemon {
         let shared = &self.shared;
         let answer = if filling == 0 { HelloAnswer::Welcome(welcome(shared)) } else { HelloAnswer::Refusal(refusal(filling)) };
         let sent = match &answer {
-            HelloAnswer::Welcome(_) => session::send_with_arena(&socket, &answer, shared.arena.fd()).await.map_err(|error| error.to_string()),
+            HelloAnswer::Welcome(_) => {
+                session::send_with_arena(&socket, &answer, shared.arena.fd()).await.map_err(|error| error.to_string())
+            }
             HelloAnswer::Refusal(refusal) => {
                 let bytes = frame::encode(&answer).unwrap_or_default();
                 let _ = socket.write_all(&bytes).await;

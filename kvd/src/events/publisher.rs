@@ -110,7 +110,8 @@ async fn answer_replays(mut socket: RouterSocket, topic: Bytes, ring: Arc<Mutex<
                 continue;
             }
         };
-        let (Some(peer), Some(first)) = (question.get(0).cloned(), question.iter().last().and_then(|frame| replay::first_asked(frame))) else {
+        let (Some(peer), Some(first)) = (question.get(0).cloned(), question.iter().last().and_then(|frame| replay::first_asked(frame)))
+        else {
             debug!("a replay question is not 8 bytes: ignored");
             continue;
         };

@@ -15,7 +15,8 @@ pub async fn inspect(shared: &Shared, request: InspectRequest) -> Result<Inspect
     let views = shared.driver.ask(move |view| looked.iter().map(|key| view.ledger.inspect(*key)).collect::<Vec<_>>()).await;
     let found = keys.into_iter().zip(views.map_err(stopping)?);
     let only_one = request.layout.is_some();
-    let blocks: Vec<Block> = found.filter(|(_, view)| only_one || view.is_some()).map(|(key, view)| block(&shared.arena, key, view)).collect();
+    let blocks: Vec<Block> =
+        found.filter(|(_, view)| only_one || view.is_some()).map(|(key, view)| block(&shared.arena, key, view)).collect();
     Ok(InspectReply { blocks })
 }
 
@@ -25,7 +26,8 @@ fn keys(shared: &Shared, request: &InspectRequest) -> Result<Vec<BlockKey>, Stat
         let layout = layout.ok_or_else(|| Status::invalid_argument("tokens need a layout: see `kvctl layouts`"))?;
         return chain(shared, layout, request);
     }
-    let layouts: Vec<LayoutHandle> = layout.map_or_else(|| shared.layouts.all().iter().map(|layout| layout.handle).collect(), |one| vec![one]);
+    let layouts: Vec<LayoutHandle> =
+        layout.map_or_else(|| shared.layouts.all().iter().map(|layout| layout.handle).collect(), |one| vec![one]);
     let hashes = hashes(&request.hashes)?;
     if hashes.len().saturating_mul(layouts.len()) > MOST_KEYS {
         return Err(Status::invalid_argument("too many hashes without a layout"));

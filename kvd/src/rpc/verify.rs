@@ -32,7 +32,11 @@ enum Verdict {
 /// Verifies as asked and tells the progress until the reader is gone.
 pub async fn verify(shared: Arc<Shared>, request: VerifyRequest, progress: mpsc::Sender<Result<VerifyProgress, Status>>) {
     let outcome = match tiers(&request.medium) {
-        Ok(tiers) => Verification { shared, request, told: Instant::now(), so_far: VerifyProgress::default(), scratch: None }.run(tiers, &progress).await,
+        Ok(tiers) => {
+            Verification { shared, request, told: Instant::now(), so_far: VerifyProgress::default(), scratch: None }
+                .run(tiers, &progress)
+                .await
+        }
         Err(status) => Err(status),
     };
     if let Err(status) = outcome {
@@ -41,7 +45,8 @@ pub async fn verify(shared: Arc<Shared>, request: VerifyRequest, progress: mpsc:
 }
 
 fn tiers(medium: &str) -> Result<Vec<TierKind>, Status> {
-    let tiers: Vec<TierKind> = TierKind::ALL.into_iter().filter(|tier| medium.is_empty() || medium.eq_ignore_ascii_case(tier.medium())).collect();
+    let tiers: Vec<TierKind> =
+        TierKind::ALL.into_iter().filter(|tier| medium.is_empty() || medium.eq_ignore_ascii_case(tier.medium())).collect();
     if tiers.is_empty() { Err(Status::invalid_argument(format!("no medium `{medium}`: use CPU or STORAGE"))) } else { Ok(tiers) }
 }
 
@@ -58,7 +63,12 @@ impl Verification {
         let most = if self.request.most_blocks == 0 { usize::MAX } else { self.request.most_blocks as usize };
         let mut work = Vec::new();
         for tier in tiers {
-            let rows = self.shared.driver.ask(move |view| view.ledger.resident(tier).take(most).collect::<Vec<_>>()).await.map_err(super::stopping)?;
+            let rows = self
+                .shared
+                .driver
+                .ask(move |view| view.ledger.resident(tier).take(most).collect::<Vec<_>>())
+                .await
+                .map_err(super::stopping)?;
             work.extend(rows.into_iter().map(|row| (tier, row)));
         }
         work.truncate(most);

@@ -80,7 +80,10 @@ impl Engines {
             return Err(format!("{} engine connections are open, the limit of `[limits] max_connections`", state.connections));
         }
         if let (Role::Control, Some(pid)) = (role, state.instances.get(name).and_then(|instance| instance.control)) {
-            return Err(format!("engine `{}` has a control connection already (process {pid}): give every engine start its own name", name.engine));
+            return Err(format!(
+                "engine `{}` has a control connection already (process {pid}): give every engine start its own name",
+                name.engine
+            ));
         }
         state.connections += 1;
         let next = SessionId(state.last_session + 1);

@@ -11,9 +11,7 @@ pub fn input(session: SessionId, layouts: &[LayoutHandle], message: ToDaemon) ->
         return Err(invalid(request, format!("layout {layout} is not one of the engine's hello")));
     }
     Ok(match message.body {
-        Request::Lookup { layout, keys, until_miss } => {
-            Input::Lookup { session, request, layout, keys: keys.iter().collect(), until_miss }
-        }
+        Request::Lookup { layout, keys, until_miss } => Input::Lookup { session, request, layout, keys: keys.iter().collect(), until_miss },
         Request::PrepareStore { layout, blocks } => Input::PrepareStore { session, request, layout, blocks },
         Request::CompleteStore { lease, filled } => Input::CompleteStore { session, request, lease, filled },
         Request::PrepareLoad { layout, keys, deadline_ms } => {

@@ -65,7 +65,8 @@ impl<'de> Deserialize<'de> for ByteSize {
                 Ok(ByteSize(bytes))
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<ByteSize, E> {
-                ByteSize::parse(text).ok_or_else(|| E::custom(format!("`{text}` is not a size: write \"2GiB\", \"512MiB\" or a number of bytes")))
+                ByteSize::parse(text)
+                    .ok_or_else(|| E::custom(format!("`{text}` is not a size: write \"2GiB\", \"512MiB\" or a number of bytes")))
             }
         }
         input.deserialize_any(Sizes)

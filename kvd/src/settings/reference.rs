@@ -5,7 +5,9 @@ use std::fmt::Write;
 
 /// Markdown of every section and setting, with defaults.
 pub fn reference() -> String {
-    let mut out = String::from("# Settings of kvd\n\nOne TOML file, `kvd serve --config FILE`. Everything has a default; without a file all of them hold.\n");
+    let mut out = String::from(
+        "# Settings of kvd\n\nOne TOML file, `kvd serve --config FILE`. Everything has a default; without a file all of them hold.\n",
+    );
     out.push_str("Sizes are numbers of bytes or texts such as `\"2GiB\"`. Keys that do not exist are refused.\n");
     for section in Settings::SECTIONS {
         let _ = write!(out, "\n## [{}]\n\n{}\n\n| setting | default | meaning |\n|---|---|---|\n", section.name, joined(section.doc));

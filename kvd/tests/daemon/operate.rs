@@ -104,7 +104,9 @@ fn metrics_are_what_prometheus_reads() {
     engine.store(&blocks);
     engine.lookup(&blocks);
     let metrics = kvd.http("/metrics");
-    for line in ["kvd_stored_total 3", "kvd_tier_blocks{tier=\"cpu\"} 3", "kvd_engines 1", "kvd_lookup_seconds_count 1", "kvd_lookup_cpu_total 3"] {
+    for line in
+        ["kvd_stored_total 3", "kvd_tier_blocks{tier=\"cpu\"} 3", "kvd_engines 1", "kvd_lookup_seconds_count 1", "kvd_lookup_cpu_total 3"]
+    {
         assert!(metrics.lines().any(|found| found == line), "`{line}` is missing:\n{metrics}");
     }
     assert!(kvd.http("/healthz").starts_with("HTTP/1.1 200"));

@@ -4,8 +4,8 @@ use kvd::Addresses;
 use kvd::client::Client;
 use kvd_block::image::{self, HeaderPage};
 use kvd_block::{
-    BlockState, ChainIdentity, Checksum, FilledBlock, HashChain, LayoutHandle, LayoutSpec, LeaseId, LoadGrant, NewBlock, RequestId, SequenceHash,
-    SlotIndex, StoreGrant,
+    BlockState, ChainIdentity, Checksum, FilledBlock, HashChain, LayoutHandle, LayoutSpec, LeaseId, LoadGrant, NewBlock, RequestId,
+    SequenceHash, SlotIndex, StoreGrant,
 };
 use kvd_proto::PROTOCOL_VERSION;
 use kvd_proto::admin::{StatusReply, StatusRequest};

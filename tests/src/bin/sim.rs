@@ -26,11 +26,13 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let (mut steps, mut accepted, mut refused, mut stored, mut crashes, mut hand_overs, mut resurrected) = (0, 0, 0, 0, 0, 0, 0);
     for seed in arguments.from..arguments.from + arguments.seeds {
-        let run = || kvd_tests::sim::run_watched(seed, &mut |at, line| {
-            if arguments.trace {
-                println!("{at:>6} {line:?}");
-            }
-        });
+        let run = || {
+            kvd_tests::sim::run_watched(seed, &mut |at, line| {
+                if arguments.trace {
+                    println!("{at:>6} {line:?}");
+                }
+            })
+        };
         let Ok(outcome) = catch_unwind(AssertUnwindSafe(run)) else {
             println!("seed {seed} failed; replay it with:");
             println!("  cargo run --release -p kvd-tests --bin sim -- --seeds 1 --from {seed}");
@@ -45,7 +47,12 @@ fn main() -> ExitCode {
         resurrected += outcome.resurrected;
     }
     let seconds = began.elapsed().as_secs_f64();
-    println!("{} seeds in {seconds:.1} s: {:.0} seeds/s, {:.0} steps/s", arguments.seeds, arguments.seeds as f64 / seconds, steps as f64 / seconds);
+    println!(
+        "{} seeds in {seconds:.1} s: {:.0} seeds/s, {:.0} steps/s",
+        arguments.seeds,
+        arguments.seeds as f64 / seconds,
+        steps as f64 / seconds
+    );
     println!("steps {steps}, stripes accepted {accepted}, refused {refused}, blocks stored {stored}");
     println!("crashes {crashes}, hand-overs {hand_overs}, purged blocks served again after a restart {resurrected}");
     ExitCode::SUCCESS

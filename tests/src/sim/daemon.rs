@@ -99,8 +99,12 @@ impl Daemon {
 
     fn follow(&mut self, action: &Action, due: Tick) {
         match action {
-            Action::Publish(ResidencyEdge::Stored { key, tier, .. }) => assert!(self.events.insert((*key, *tier)), "{key} came to {tier} twice"),
-            Action::Publish(ResidencyEdge::Removed { key, tier, .. }) => assert!(self.events.remove(&(*key, *tier)), "{key} left {tier} twice"),
+            Action::Publish(ResidencyEdge::Stored { key, tier, .. }) => {
+                assert!(self.events.insert((*key, *tier)), "{key} came to {tier} twice")
+            }
+            Action::Publish(ResidencyEdge::Removed { key, tier, .. }) => {
+                assert!(self.events.remove(&(*key, *tier)), "{key} left {tier} twice")
+            }
             Action::Reply { session, reply: LedgerReply::LoadLease { lease, grants }, .. } => {
                 let waits = |(at, grant): (usize, &LoadGrant)| (*grant == LoadGrant::Staging).then_some(at as u32);
                 let blocks: BTreeSet<u32> = grants.iter().enumerate().filter_map(waits).collect();

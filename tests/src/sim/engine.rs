@@ -46,10 +46,17 @@ pub(super) struct Job {
 pub(super) enum State {
     /// Waits for the answer to a request.
     Asking,
-    Loading { lease: LeaseId, facts: LoadFacts, blocks: Vec<LoadBlock> },
+    Loading {
+        lease: LeaseId,
+        facts: LoadFacts,
+        blocks: Vec<LoadBlock>,
+    },
     /// Told the daemon that the load is over.
     Loaded,
-    Storing { lease: LeaseId, slots: Vec<Option<Filled>> },
+    Storing {
+        lease: LeaseId,
+        slots: Vec<Option<Filled>>,
+    },
 }
 
 /// A slot being filled, and with which copy.
@@ -101,7 +108,9 @@ impl Node<'_> {
         let keys: Vec<SequenceHash> = blocks.iter().map(|block| block.hash).collect();
         self.next_job += 1;
         let job = self.next_job;
-        self.engines[engine].jobs.insert(job, Job { layout, blocks, arena: 0, state: State::Asking, hands: BTreeMap::new(), orphan: false });
+        self.engines[engine]
+            .jobs
+            .insert(job, Job { layout, blocks, arena: 0, state: State::Asking, hands: BTreeMap::new(), orphan: false });
         let until_miss = self.dice.chance(80);
         let ttl_ms = self.dice.below(3) * 60;
         match self.dice.below(20) {

@@ -80,7 +80,14 @@ pub struct Medium {
 impl Medium {
     /// A blank device.
     pub fn new(pages: usize) -> Medium {
-        Medium { pages: vec![Page::Blank; pages], wild: vec![false; pages], jobs: BTreeMap::new(), next_job: 0, recent: VecDeque::new(), mood: Mood::Well }
+        Medium {
+            pages: vec![Page::Blank; pages],
+            wild: vec![false; pages],
+            jobs: BTreeMap::new(),
+            next_job: 0,
+            recent: VecDeque::new(),
+            mood: Mood::Well,
+        }
     }
 
     /// Starts a write; returns the job's name.

@@ -27,7 +27,8 @@ impl Setting {
     /// Throws the setting of a run.
     pub fn throw(dice: &mut Dice) -> Setting {
         let all = [Shape { ranks: 1, stripe_pages: 1 }, Shape { ranks: 2, stripe_pages: 1 }, Shape { ranks: 2, stripe_pages: 2 }];
-        let space = |extents: u64, pages: u64| SpaceConfig { capacity_bytes: extents * pages * PAGE_BYTES, extent_bytes: pages * PAGE_BYTES };
+        let space =
+            |extents: u64, pages: u64| SpaceConfig { capacity_bytes: extents * pages * PAGE_BYTES, extent_bytes: pages * PAGE_BYTES };
         let arena = space(dice.range(2, 5), dice.range(8, 20));
         let nvme = dice.chance(90).then(|| space(dice.range(2, 8), dice.range(8, 20)));
         let mut config = LedgerConfig::new(arena, nvme);

@@ -145,13 +145,8 @@ impl Session {
     }
 
     pub async fn inspect(&mut self, what: Inspect) -> anyhow::Result<()> {
-        let request = InspectRequest {
-            layout: what.layout,
-            hashes: hashes(&what.hashes)?,
-            tokens: what.tokens,
-            lora: what.lora,
-            salt: what.salt,
-        };
+        let request =
+            InspectRequest { layout: what.layout, hashes: hashes(&what.hashes)?, tokens: what.tokens, lora: what.lora, salt: what.salt };
         let blocks = self.client.inspect(request).await.map_err(told)?.into_inner().blocks;
         self.print(json!({ "blocks": blocks.iter().map(block_json).collect::<Vec<_>>() }), || {
             if blocks.is_empty() {
@@ -267,13 +262,8 @@ fn status_json(status: &StatusReply) -> Value {
 fn status_text(status: &StatusReply) -> String {
     let count = |name: &str| status.counters.iter().find(|counter| counter.name == name).map_or(0, |counter| counter.value);
     let draining = if status.draining { ", DRAINING: new leases are refused" } else { "" };
-    let mut out = format!(
-        "{}, process {}, life {}, up {}{draining}\n",
-        status.software,
-        status.pid,
-        status.incarnation,
-        duration(status.uptime_ms)
-    );
+    let mut out =
+        format!("{}, process {}, life {}, up {}{draining}\n", status.software, status.pid, status.incarnation, duration(status.uptime_ms));
     for tier in &status.tiers {
         let used = share(tier.used_bytes, tier.capacity_bytes);
         out += &format!("  {:<8} {used}, {} blocks\n", tier.medium, tier.blocks);
@@ -290,7 +280,8 @@ fn status_text(status: &StatusReply) -> String {
         count("kvd_evicted_nvme_total")
     );
     out += &format!("  events   {} messages, {} dropped\n", status.next_event, status.events_dropped);
-    let trouble: u64 = ["corrupt", "write_failed", "read_failed", "leases_expired"].iter().map(|name| count(&format!("kvd_{name}_total"))).sum();
+    let trouble: u64 =
+        ["corrupt", "write_failed", "read_failed", "leases_expired"].iter().map(|name| count(&format!("kvd_{name}_total"))).sum();
     if trouble > 0 {
         out += &format!(
             "  trouble  {} corrupt, {} failed writes, {} failed reads, {} expired leases\n",
