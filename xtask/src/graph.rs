@@ -134,8 +134,8 @@ impl Graph {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let names: BTreeMap<String, String> =
             list(&metadata["packages"]).iter().map(|package| (text(&package["id"]), text(&package["name"]))).collect();
-        let mut graph = Self::default();
-        graph.members = list(&metadata["workspace_members"]).iter().filter_map(|id| names.get(&text(id)).cloned()).collect();
+        let members = list(&metadata["workspace_members"]).iter().filter_map(|id| names.get(&text(id)).cloned()).collect();
+        let mut graph = Self { members, direct: BTreeMap::new() };
         for node in list(&metadata["resolve"]["nodes"]) {
             let Some(from) = names.get(&text(&node["id"])) else { continue };
             for dependency in list(&node["deps"]) {

@@ -41,12 +41,12 @@ impl Kv {
     /// The bytes of one block, all layers.
     fn block(&self, block: usize) -> Vec<u8> {
         let layers = self.pages.layers().iter().zip(&self.page_bytes);
-        // SAFETY: a page of memory that `self` owns and nobody writes now.
-        layers
-            .flat_map(|(layer, page)| {
-                unsafe { std::slice::from_raw_parts((layer.base + block * (page + GAP)) as *const u8, *page) }.to_vec()
-            })
-            .collect()
+        let bytes = |(layer, page): (&LayerPages, &usize)| {
+            let start = (layer.base + block * (page + GAP)) as *const u8;
+            // SAFETY: a page of memory that `self` owns and nobody writes now.
+            unsafe { std::slice::from_raw_parts(start, *page) }.to_vec()
+        };
+        layers.flat_map(bytes).collect()
     }
 
     fn spec(&self) -> LayoutSpec {
