@@ -1,0 +1,10 @@
+//! What a person runs who has a mount point, a block device or an object store and a question.
+//!
+//! `conformance` asks whether the medium keeps a tier's promises; `bench` asks how fast it is under recorded KV traffic.
+//! Both write only where they may: a target that holds other data is refused.
+
+#![forbid(unsafe_code)]
+
+pub mod target;
+
+pub use target::{Target, TargetError};
