@@ -2,10 +2,12 @@
 
 use crate::machine::DATA_FILE;
 use crate::settings::{IoChoice, NvmeSettings};
-use kvd_block::{LayoutHandle, LayoutSpec};
+use kvd_block::{LayoutHandle, LayoutId, LayoutSpec};
 use kvd_ledger::{ReadResult, WriteResult};
 use kvd_shm::Arena;
-use kvd_tiers::{Catalog, CatalogChange, CatalogError, CatalogWriter, IoEngine, NvmeConfig, NvmeTier, OpenError, Tier, TierError};
+use kvd_tiers::{
+    Catalog, CatalogChange, CatalogError, CatalogWriter, IoEngine, NvmeConfig, NvmeTier, OpenError, PurgeTable, Tier, TierError,
+};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -60,6 +62,7 @@ struct Open {
     tier: Arc<dyn Tier>,
     writer: CatalogWriter,
     catalog: Arc<Catalog>,
+    purges: PurgeTable,
 }
 
 /// Opened storage, and whether the catalog describes the slot file.
@@ -69,6 +72,8 @@ pub struct Opened {
     pub slot_file: NvmeTier,
     /// Its catalog.
     pub catalog: Catalog,
+    /// What was purged.
+    pub purges: PurgeTable,
     /// The catalog was lost or describes another file: it must be filled from a scan.
     pub must_scan: bool,
 }
@@ -91,6 +96,7 @@ pub fn open(settings: &NvmeSettings, arena: Arc<Arena>) -> Result<Opened, Storag
         },
     })?;
     let (catalog, rebuilt) = open_catalog(&dir.join(CATALOG_DIR))?;
+    let purges = slot_file.purge_table();
     let described = catalog.data_file_id()?;
     let must_scan = rebuilt || described != Some(slot_file.file_id());
     if must_scan {
@@ -100,7 +106,7 @@ pub fn open(settings: &NvmeSettings, arena: Arc<Arena>) -> Result<Opened, Storag
         catalog.clear()?;
         catalog.set_data_file_id(slot_file.file_id())?;
     }
-    Ok(Opened { slot_file, catalog, must_scan })
+    Ok(Opened { slot_file, catalog, purges, must_scan })
 }
 
 fn create_dir(dir: &Path) -> Result<(), StorageError> {
@@ -124,9 +130,9 @@ fn open_catalog(dir: &Path) -> Result<(Catalog, bool), StorageError> {
 
 impl Storage {
     /// Storage that is ready for transfers.
-    pub fn new(tier: Arc<dyn Tier>, catalog: Arc<Catalog>, detail: String) -> Result<Storage, StorageError> {
+    pub fn new(tier: Arc<dyn Tier>, catalog: Arc<Catalog>, purges: PurgeTable, detail: String) -> Result<Storage, StorageError> {
         let writer = CatalogWriter::start(catalog.clone(), MOST_CHANGES).map_err(StorageError::Thread)?;
-        Ok(Storage { detail, open: RwLock::new(Some(Open { tier, writer, catalog })), complaints: Complaints::default() })
+        Ok(Storage { detail, open: RwLock::new(Some(Open { tier, writer, catalog, purges })), complaints: Complaints::default() })
     }
 
     /// What moves images; nothing once closed.
@@ -136,8 +142,20 @@ impl Storage {
 
     /// The handle of a layout, kept. Blocks.
     pub fn layout_handle(&self, spec: &LayoutSpec) -> Result<LayoutHandle, String> {
-        let catalog = self.with(|open| open.catalog.clone()).ok_or("the daemon is stopping")?;
-        catalog.layout_handle(spec).map_err(|error| error.to_string())
+        let opened = self.with(|open| (open.catalog.clone(), open.purges.generation(spec.id())));
+        let (catalog, generation) = opened.ok_or("the daemon is stopping")?;
+        crate::recovery::layout_handle(&catalog, spec, generation).map_err(|error| error.to_string())
+    }
+
+    /// What headers of this layout's blocks say until its next purge.
+    pub fn generation(&self, layout: LayoutId) -> u64 {
+        self.with(|open| open.purges.generation(layout)).unwrap_or(0)
+    }
+
+    /// Remembers a purge for good and returns its generation. Blocks. When it fails, nothing may be purged.
+    pub fn remember_purge(&self, layout: Option<LayoutId>) -> Result<u64, String> {
+        let remembered = self.with(|open| open.purges.purge(layout)).ok_or("the daemon is stopping")?;
+        remembered.map_err(|error| format!("the purge cannot be remembered in {}: {error}; nothing was purged", self.detail))
     }
 
     /// Keeps `changes` in the background. When the catalog is far behind they are dropped: a miss after the next restart.
@@ -162,13 +180,6 @@ impl Storage {
     fn with<T>(&self, work: impl FnOnce(&Open) -> T) -> Option<T> {
         self.open.read().expect("no panic while held").as_ref().map(work)
     }
-
-    /// Says that images could not be erased. They are found again by a scan only, and name themselves then.
-    pub fn report_erased(&self, outcomes: Option<Vec<Result<(), TierError>>>) {
-        for error in outcomes.unwrap_or_default().into_iter().filter_map(Result::err) {
-            self.complaints.once_a_minute("erase", || warn!(%error, "an image could not be erased"));
-        }
-    }
 }
 
 /// A write's outcome in the ledger's words. Trouble is told here, once a minute.
@@ -182,6 +193,16 @@ pub fn write_result(storage: &Storage, result: Result<(), TierError>) -> WriteRe
         let capacity_bytes = storage.tier().map_or(0, |tier| tier.limits().capacity_bytes);
         error!(%error, detail = storage.detail, capacity_bytes, full, "blocks are not written to storage for now");
     });
+    WriteResult::Failed
+}
+
+/// An erase's outcome in the ledger's words. What could not be erased is known for purged by its generation.
+pub fn erase_result(storage: &Storage, result: Result<(), TierError>) -> WriteResult {
+    let Err(error) = result else { return WriteResult::Written };
+    if matches!(error, TierError::Busy { .. }) {
+        return WriteResult::Busy;
+    }
+    storage.complaints.once_a_minute("erase", || warn!(%error, "a purged image could not be overwritten"));
     WriteResult::Failed
 }
 

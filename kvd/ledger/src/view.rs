@@ -63,6 +63,17 @@ impl Ledger {
         self.records.iter().filter(move |record| record.resident.contains(tier)).map(move |record| record.row(record.slots[tier as usize]))
     }
 
+    /// What an heir of the arena may have: every block there but those that are being forgotten.
+    pub fn inheritance(&self) -> impl Iterator<Item = CatalogRow> + '_ {
+        let sound = |record: &&crate::record::Record| record.resident.contains(TierKind::Cpu) && !record.doomed && !record.spoiled;
+        self.records.iter().filter(sound).map(|record| record.row(record.slot(TierKind::Cpu)))
+    }
+
+    /// Blocks known, resident or not: never more than are resident, in use, or before such a block in its sequence.
+    pub fn records(&self) -> usize {
+        self.records.len()
+    }
+
     /// Open store and load leases.
     pub fn open_leases(&self) -> usize {
         self.leases.len()
@@ -73,8 +84,8 @@ impl Ledger {
         self.ops.len()
     }
 
-    /// Blocks waiting to be written to NVMe.
+    /// Blocks waiting to be written to NVMe, and images waiting to be erased there.
     pub fn waiting_writes(&self) -> usize {
-        self.write_backlog.len()
+        self.write_backlog.len() + self.erases.backlog.len()
     }
 }
