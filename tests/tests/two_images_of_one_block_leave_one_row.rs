@@ -30,7 +30,8 @@ fn a_row_refused_before_another_was_taken_does_not_delete_it() {
 }
 
 #[test]
-fn seeds_154_and_791() {
-    kvd_tests::sim::run(154);
-    kvd_tests::sim::run(791);
+fn seeds_154_791_and_6871() {
+    for seed in [154, 791, 6871] {
+        kvd_tests::sim::run(seed);
+    }
 }

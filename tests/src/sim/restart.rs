@@ -119,7 +119,10 @@ impl Node<'_> {
         let blocks = TierKind::ALL.into_iter().map(|tier| ledger.resident(tier).count()).sum();
         (self.watch)(now.0, Line::Life(self.lives, blocks));
         self.daemon = Some(Daemon::start(self.lives, self.arenas.len() - 1, ledger, self.setting.config.clone()));
+        // A row that recovery mends is of an image that nobody has read yet.
+        let doubtful = self.doubtful.clone();
         self.perform(actions, LoadFacts { expires: 0, purges: 0 });
+        self.doubtful.extend(doubtful);
         self.tell(Input::Tick);
     }
 
