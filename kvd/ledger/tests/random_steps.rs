@@ -70,10 +70,10 @@ impl World {
                 Action::Write(transfer) => self.writes.push(transfer.op),
                 Action::Read(transfer) => self.reads.push(transfer.op),
                 Action::Erase { op, .. } => self.erases.push(op),
-                Action::Reply { session, reply: LedgerReply::StoreLease { lease, grants }, .. } => {
-                    if grants.iter().any(|grant| matches!(grant, StoreGrant::Write(_))) {
-                        self.stores.push((session, lease, asked));
-                    }
+                Action::Reply { session, reply: LedgerReply::StoreLease { lease, grants }, .. }
+                    if grants.iter().any(|grant| matches!(grant, StoreGrant::Write(_))) =>
+                {
+                    self.stores.push((session, lease, asked));
                 }
                 Action::Reply { session, reply: LedgerReply::LoadLease { lease, .. }, .. } => self.loads.push((session, lease, asked)),
                 _ => {}
