@@ -33,7 +33,7 @@ fn many_writers(stage: &Stage<'_>) -> Verdict {
     let (busy, moved) = (AtomicU64::new(0), AtomicU64::new(0));
     let results: Vec<Result<(), Trouble>> = std::thread::scope(|scope| {
         let run = |thread| {
-            let mut oracle = Oracle { trial: &trial, thread, seeds: vec![None; places as usize], busy: &busy, moved: &moved };
+            let mut oracle = Oracle { trial: &trial, thread, places: vec![Place::default(); places as usize], busy: &busy, moved: &moved };
             scope.spawn(move || oracle.run())
         };
         let threads: Vec<_> = (0..THREADS).map(run).collect();
@@ -43,12 +43,18 @@ fn many_writers(stage: &Stage<'_>) -> Verdict {
     Ok(format!("{} transfers, {} busy", moved.into_inner(), busy.into_inner()))
 }
 
+/// What was written last, if anything, and whether it is still there or was erased.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    seed: Option<u64>,
+    there: bool,
+}
+
 /// What one thread knows of the places that only it writes: every fourth of the medium, so that neighbours belong to others.
 struct Oracle<'a> {
     trial: &'a Trial<'a>,
     thread: u32,
-    /// The block at each place; none when it was erased or never written.
-    seeds: Vec<Option<u64>>,
+    places: Vec<Place>,
     busy: &'a AtomicU64,
     moved: &'a AtomicU64,
 }
@@ -57,16 +63,16 @@ impl Oracle<'_> {
     fn run(&mut self) -> Result<(), Trouble> {
         for step in 0..STEPS {
             let random = mixed(u64::from(self.thread) + 1, step);
-            let first = (random >> 8) as usize % self.seeds.len();
-            let count = (1 + (random >> 40) as usize % BATCH as usize).min(self.seeds.len() - first);
+            let first = (random >> 8) as usize % self.places.len();
+            let count = (1 + (random >> 40) as usize % BATCH as usize).min(self.places.len() - first);
             match random % 8 {
                 0..4 => self.write(first..first + count)?,
                 4..7 => self.read(first..first + count)?,
                 _ => self.erase(first)?,
             }
         }
-        let places = self.seeds.len();
-        (0..places).try_for_each(|place| self.read(place..place + 1))
+        let count = self.places.len();
+        (0..count).try_for_each(|place| self.read(place..place + 1))
     }
 
     fn nth(&self, place: usize) -> u32 {
@@ -89,7 +95,7 @@ impl Oracle<'_> {
         let Some(outcomes) = self.trial.tier().write(batch).wait() else { return broken("a batch of writes was never answered") };
         for ((outcome, place), seed) in outcomes.into_iter().zip(places).zip(seeds) {
             match outcome.result {
-                Ok(()) => self.seeds[place] = Some(seed),
+                Ok(()) => self.places[place] = Place { seed: Some(seed), there: true },
                 // Busy means that nothing was done: the block before must still be there.
                 Err(TierError::Busy { .. }) => self.count_busy(),
                 Err(error) => return broken(format!("a write failed: {error}")),
@@ -99,7 +105,8 @@ impl Oracle<'_> {
     }
 
     fn read(&self, places: std::ops::Range<usize>) -> Result<(), Trouble> {
-        let wanted = |place: usize| self.seeds[place].unwrap_or(u64::MAX);
+        // An erased block is asked for by its old name: it must not come back.
+        let wanted = |place: usize| self.places[place].seed.unwrap_or(u64::MAX);
         let block = |(at, place): (usize, usize)| ReadBlock {
             slot: self.slot(at),
             address: self.trial.address(self.nth(place)),
@@ -108,13 +115,14 @@ impl Oracle<'_> {
         let batch = places.clone().enumerate().map(block).collect();
         let Some(outcomes) = self.trial.tier().read(batch).wait() else { return broken("a batch of reads was never answered") };
         for (outcome, place) in outcomes.into_iter().zip(places) {
-            match (outcome.result, self.seeds[place]) {
-                (Ok(()), Some(seed)) => same_bytes(&outcome.slot, &self.trial.layout, seed, "under load")?,
-                (Ok(()), None) => return broken("under load, a block that was erased was given out"),
-                (Err(TierError::Busy { .. }), _) => self.count_busy(),
-                (Err(TierError::Corrupt { .. }), None) => {}
-                (Err(error), Some(_)) => return broken(format!("under load, an acknowledged block cannot be read: {error}")),
-                (Err(error), None) => return broken(format!("under load, the read of an erased place failed otherwise: {error}")),
+            let Place { there, .. } = self.places[place];
+            match outcome.result {
+                Ok(()) if there => same_bytes(&outcome.slot, &self.trial.layout, wanted(place), "under load")?,
+                Ok(()) => return broken("under load, a block that was erased was given out"),
+                Err(TierError::Busy { .. }) => self.count_busy(),
+                Err(TierError::Corrupt { .. }) if !there => {}
+                Err(error) if there => return broken(format!("under load, an acknowledged block cannot be read: {error}")),
+                Err(error) => return broken(format!("under load, the read of an erased place failed otherwise: {error}")),
             }
         }
         self.moved.fetch_add(1, Ordering::Relaxed);
@@ -124,7 +132,7 @@ impl Oracle<'_> {
     fn erase(&mut self, place: usize) -> Result<(), Trouble> {
         let outcome = self.trial.tier().erase(vec![self.trial.address(self.nth(place))]).wait();
         match outcome.as_deref() {
-            Some([Ok(())]) => self.seeds[place] = None,
+            Some([Ok(())]) => self.places[place].there = false,
             Some([Err(TierError::Busy { .. })]) => self.count_busy(),
             other => return broken(format!("an erase was answered by {other:?}")),
         }

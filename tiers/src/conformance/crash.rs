@@ -2,9 +2,9 @@
 //!
 //! The kernel keeps running, so this is the crash of a daemon and not of a machine: a loss of power must be tried with a plug.
 
-use super::blocks::{name_of, sample_layout};
+use super::blocks::name_of;
 use super::stage::{Stage, Trial, Written};
-use super::writer::{Event, WriterPlan};
+use super::writer::{self, Event, WriterPlan};
 use super::{Check, Group, Trouble, Verdict, broken, promise};
 use std::collections::BTreeMap;
 
@@ -28,10 +28,11 @@ fn killed_writer(stage: &Stage<'_>) -> Verdict {
     if !stage.medium.keeps_blocks() {
         return Err(Trouble::CannotTry("this target keeps nothing when it is closed".into()));
     }
-    let (mut whole, mut torn) = (0, 0);
+    let room = stage.open_for(writer::layout())?.room();
+    let (mut blocks, mut under_way, mut torn) = (0, 0, 0);
     for round in 0..ROUNDS {
         let first_seed = (0..4096).map(|_| stage.seed()).next_back().unwrap_or(0);
-        let plan = WriterPlan { first_seed: first_seed << 1, places: 24, kill_after: 20 + 37 * round };
+        let plan = WriterPlan { first_seed: first_seed << 1, places: room.min(48), kill_after: 20 + 37 * round };
         let killed = stage.medium.kill_writer(&plan).map_err(Trouble::CannotTry)?;
         let mut places: BTreeMap<u32, Place> = BTreeMap::new();
         for event in killed.events {
@@ -41,17 +42,19 @@ fn killed_writer(stage: &Stage<'_>) -> Verdict {
             }
         }
         promise(places.values().any(|place| place.acknowledged.is_some()), || "the writer acknowledged nothing before its end".into())?;
-        let trial = stage.open()?;
+        let trial = stage.open_for(writer::layout())?;
         for (nth, place) in places {
-            if judge(&trial, nth, place)? { whole += 1 } else { torn += 1 }
+            blocks += 1;
+            under_way += u32::from(place.acknowledged != place.started);
+            torn += u32::from(!judge(&trial, nth, place)?);
         }
     }
-    Ok(format!("{ROUNDS} kills, {whole} blocks whole, {torn} in the middle of their write"))
+    Ok(format!("{ROUNDS} kills, {blocks} blocks, {under_way} under way when it happened, {torn} of them corrupt"))
 }
 
 /// True when a whole block is there.
 fn judge(trial: &Trial<'_>, nth: u32, place: Place) -> Result<bool, Trouble> {
-    let block = |seed| Written { nth, seed, name: name_of(&sample_layout(), seed) };
+    let block = |seed| Written { nth, seed, name: name_of(&trial.layout, seed) };
     match place {
         Place { acknowledged: Some(done), started: Some(started) } if done == started => {
             trial.expect(&block(done), "after its writer was killed").map(|()| true)

@@ -10,7 +10,7 @@ const fn check(name: &'static str, promise: &'static str, try_it: fn(&Stage<'_>)
 }
 
 pub(super) const CHECKS: &[Check] = &[
-    check("patterns", "Zeros, ones, repeats and noise come back alike: nothing is compressed, deduplicated or trimmed away.", patterns),
+    check("patterns", "Zeros, ones, repeats and noise come back alike, whatever a device compresses, deduplicates or trims.", patterns),
     check("block-in-block", "A payload that looks like a block is still only a payload.", block_in_block),
     check("sizes", "Blocks from one byte to 16 MiB, of whole pages or not, come back to the last byte.", sizes),
     check("mixed-sizes", "Blocks of several sizes live side by side on one medium.", mixed_sizes),

@@ -1,8 +1,8 @@
 //! What is answered when more is asked than fits: never a wait without end, never a lost request.
 
-use super::blocks::{payload, seal};
+use super::blocks::{layout_of, sample_layout, seal};
 use super::stage::{Stage, Trial, same_bytes};
-use super::{Check, Group, SLOTS, Verdict, broken, promise};
+use super::{Check, Group, Verdict, broken, promise};
 use crate::error::TierError;
 use crate::tier::{ReadBlock, WriteBlock};
 use std::time::{Duration, Instant};
@@ -46,17 +46,26 @@ fn too_many_at_once(stage: &Stage<'_>) -> Verdict {
 const ROUNDS: u64 = 8;
 
 fn full_queue(stage: &Stage<'_>) -> Verdict {
-    let trial = stage.open()?;
-    let most = (trial.limits().max_inflight_blocks as u32).min(trial.room()).min(SLOTS + 48);
-    let mut longest = Duration::ZERO;
-    for round in 0..ROUNDS {
-        let started = Instant::now();
-        let seeds: Vec<u64> = (0..most).map(|_| trial.seed()).collect();
-        write_all(&trial, &seeds)?;
-        read_all(&trial, &seeds, round)?;
-        longest = longest.max(started.elapsed());
+    let mut notes = Vec::new();
+    for layout in [sample_layout(), layout_of(262_144, 4)] {
+        let trial = stage.open_for(layout)?;
+        let slot_bytes = trial.layout.slot_bytes();
+        let fitting = [trial.limits().max_inflight_blocks as u64, u64::from(trial.room()), trial.arena().bytes() / slot_bytes];
+        let most = fitting.into_iter().min().unwrap_or(0);
+        if most == 0 {
+            continue;
+        }
+        let mut longest = Duration::ZERO;
+        for round in 0..ROUNDS {
+            let started = Instant::now();
+            let seeds: Vec<u64> = (0..most).map(|_| trial.seed()).collect();
+            write_all(&trial, &seeds)?;
+            read_all(&trial, &seeds, round)?;
+            longest = longest.max(started.elapsed());
+        }
+        notes.push(format!("{} × {slot_bytes} bytes, longest round {:.1} ms", most * ROUNDS, longest.as_secs_f64() * 1e3));
     }
-    Ok(format!("{} blocks, longest round {:.1} ms", u64::from(most) * ROUNDS, longest.as_secs_f64() * 1e3))
+    Ok(notes.join("; "))
 }
 
 fn write_all(trial: &Trial<'_>, seeds: &[u64]) -> Result<(), super::Trouble> {
@@ -73,7 +82,7 @@ fn write_all(trial: &Trial<'_>, seeds: &[u64]) -> Result<(), super::Trouble> {
 }
 
 fn read_all(trial: &Trial<'_>, seeds: &[u64], round: u64) -> Result<(), super::Trouble> {
-    let empty = vec![0; payload(&trial.layout, 0).len()];
+    let empty = vec![0; trial.layout.payload_bytes() as usize];
     let batch = seeds.iter().zip(0..).map(|(seed, nth)| {
         let slot = trial.slot(nth);
         slot.write_at(kvd_block::HEADER_BYTES, &empty);

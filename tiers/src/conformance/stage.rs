@@ -1,6 +1,6 @@
 //! What a check works on: a medium, an arena, and one opened tier at a time.
 
-use super::blocks::{layout_of, name_of, nth_address, payload, seal};
+use super::blocks::{name_of, nth_address, payload, sample_layout, seal};
 use super::writer::{Event, WriterPlan};
 use super::{FlipBit, Trouble, broken, promise};
 use crate::error::TierError;
@@ -143,8 +143,13 @@ impl<'a> Stage<'a> {
 
     /// Opens the tier.
     pub(crate) fn open(&self) -> Result<Trial<'_>, Trouble> {
+        self.open_for(sample_layout())
+    }
+
+    /// Opens the tier for blocks of `layout`.
+    pub(crate) fn open_for(&self, layout: LayoutSpec) -> Result<Trial<'_>, Trouble> {
         match self.medium.open() {
-            Ok(opened) => Ok(Trial { opened, stage: self, layout: layout_of(6000, 2) }),
+            Ok(opened) => Ok(Trial { opened, stage: self, layout }),
             Err(why) => broken(format!("the target cannot be opened: {why}")),
         }
     }
@@ -160,7 +165,7 @@ impl<'a> Stage<'a> {
 pub(crate) struct Trial<'a> {
     opened: Opened<'a>,
     stage: &'a Stage<'a>,
-    /// A small layout.
+    /// What its blocks look like.
     pub layout: LayoutSpec,
 }
 
@@ -202,7 +207,7 @@ impl Trial<'_> {
         nth_address(nth, self.layout.slot_pages(), self.limits().extent_bytes)
     }
 
-    /// How many small blocks the medium holds.
+    /// How many blocks the medium holds.
     pub fn room(&self) -> u32 {
         let limits = self.limits();
         let per_extent = (limits.extent_bytes / PAGE_BYTES - 1) / u64::from(self.layout.slot_pages());

@@ -3,15 +3,20 @@
 //! It runs in a process of its own, tells of every write before it starts it and after it was acknowledged, and goes on until
 //! somebody kills it.
 
-use super::blocks::{mixed, nth_address, sample_layout, seal};
+use super::blocks::{layout_of, mixed, nth_address, seal};
 use crate::tier::{Tier, WriteBlock};
-use kvd_block::SlotIndex;
+use kvd_block::{LayoutSpec, SlotIndex};
 use kvd_shm::{Arena, Slot};
 use std::io::{self, Write};
 use std::sync::Arc;
 
 /// Blocks in one request.
-const BATCH: u32 = 4;
+const BATCH: u32 = 8;
+
+/// Blocks of 128 KiB: large enough that a kill finds some of them half on their way.
+pub(super) fn layout() -> LayoutSpec {
+    layout_of(65_536, 2)
+}
 
 /// What the writer does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +71,7 @@ impl Event {
 
 /// Writes until it is killed, or until nobody listens any more.
 pub fn run(tier: &dyn Tier, arena: &Arc<Arena>, plan: &WriterPlan, mut told: impl Write) -> io::Result<()> {
-    let layout = sample_layout();
+    let layout = layout();
     let mut seed = plan.first_seed;
     let mut tell = |event: Event| writeln!(told, "{}.", event.line()).and_then(|()| told.flush());
     loop {

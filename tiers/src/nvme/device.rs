@@ -281,7 +281,10 @@ impl Opening<'_> {
         let page = superblock.encode();
         for offset in [0, COPY_AT] {
             let written = self.file.write_all_at(&page.0, offset).and_then(|()| self.file.sync_data());
-            written.map_err(self.os("writing its superblock"))?;
+            written.map_err(|error| match error.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => self.no_space(DATA_START + superblock.capacity_bytes),
+                _ => self.os("writing its superblock")(error),
+            })?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::signal::unix::{SignalKind, signal};
 
 const BAD_USAGE: u8 = 2;
 const STOPPED: u8 = 130;
@@ -149,18 +150,29 @@ fn prepared(arguments: &Arguments, target: &Target, patience: Duration) -> Resul
     Ok(ready.recv_timeout(patience).map_err(silent)??)
 }
 
-/// The first signal lets the checks end and the findings be printed; the second ends everything.
+/// The first signal lets the checks end and the findings be printed; the second ends everything. Signals count from the return on.
 fn listen(stop: Arc<AtomicBool>) {
+    let (sender, ready) = channel();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let Ok(runtime) = runtime else { return };
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(async {
-            let _ = tokio::signal::ctrl_c().await;
-            stop.store(true, Ordering::Relaxed);
-            let _ = tokio::signal::ctrl_c().await;
-            std::process::exit(i32::from(STOPPED));
+            let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+            let [Ok(mut interrupt), Ok(mut terminate)] = signals else { return };
+            let _ = sender.send(());
+            for time in 0..2 {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if time == 1 {
+                    std::process::exit(i32::from(STOPPED));
+                }
+                stop.store(true, Ordering::Relaxed);
+            }
         });
     });
+    // Without signals the checks can still be made.
+    let _ = ready.recv();
 }
 
 /// Removes what was written, but does not wait for ever for a target that hangs.
