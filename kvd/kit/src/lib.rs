@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod target;
+pub mod trace;
 
 pub use target::{Target, TargetError};
