@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod page;
 pub mod target;
 pub mod trace;
 
