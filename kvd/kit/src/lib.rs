@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod page;
+pub mod payload;
+pub mod preset;
 pub mod target;
 pub mod trace;
 
