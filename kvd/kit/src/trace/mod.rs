@@ -63,6 +63,11 @@ impl Format {
     /// Every format, with the name that the command line takes.
     pub const ALL: [(&'static str, Format); 3] = [("mooncake", Format::Mooncake), ("weka", Format::Weka), ("text", Format::Text)];
 
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Format::ALL.into_iter().find(|(_, format)| *format == self).map_or("", |(name, _)| name)
+    }
+
     /// What its times count from.
     pub fn clock(self) -> Clock {
         match self {

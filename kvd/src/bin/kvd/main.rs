@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod serve;
 
 use clap::{Args, Parser, Subcommand};
@@ -22,6 +23,8 @@ struct Arguments {
 enum Command {
     /// Run the daemon. No configuration is needed.
     Serve(serve::Arguments),
+    /// Measure a medium under recorded KV traffic: for storage vendors and whoever buys storage.
+    Bench(Box<bench::Arguments>),
     /// Print the effective configuration as TOML.
     Config {
         #[command(flatten)]
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let text = match command {
         Command::Serve(arguments) => return serve::run(arguments),
+        Command::Bench(arguments) => return bench::run(*arguments),
         Command::Config { reference: true, .. } => settings::reference(),
         Command::Config { file, .. } => file.load()?.to_toml(),
         Command::Metrics { .. } => metrics::reference(),
