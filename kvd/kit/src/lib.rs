@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod conformance;
 pub mod page;
 pub mod payload;
 pub mod preset;

@@ -321,6 +321,14 @@ impl Opening<'_> {
     }
 }
 
+/// What a block device holds, in words; `None` when it is blank. Blocks of kvd are something too.
+pub fn holds(path: &Path) -> Result<Option<String>, OpenError> {
+    let os = |doing| move |source| OpenError::Os { path: path.to_owned(), doing, source };
+    let device = block::open(path)?;
+    let ends = Ends::read(&device, block::size(&device).map_err(os("reading its size"))?).map_err(os("looking at what it holds"))?;
+    Ok(ends.signature().or_else(|| ends.is_ours().then(|| "blocks of a kvd".to_owned())).or_else(|| ends.anything()))
+}
+
 /// Makes the first `bytes` bytes of a block device zeros, whatever they hold, and its last MiB. Nothing else may use it meanwhile.
 ///
 /// For a person who said that nothing on it is needed. Blocks; quick where the device can discard.

@@ -4,7 +4,7 @@
 //! have left pages of kvd standing.
 
 use super::dma;
-use super::format::Page;
+use super::format::{NoSuperblock, Page, Superblock};
 use kvd_block::PAGE_BYTES;
 use std::fs::File;
 use std::io;
@@ -76,6 +76,12 @@ impl Ends {
             let is_zfs = [u64::from_le_bytes(magic), u64::from_be_bytes(magic)].contains(&ZFS_MAGIC);
             is_zfs.then(|| "a ZFS pool's disk".to_owned())
         })
+    }
+
+    /// Whether a superblock of kvd is there, whole or not.
+    pub fn is_ours(&self) -> bool {
+        let ours = |page: Option<&Page>| page.is_some_and(|page| !matches!(Superblock::decode(page), Err(NoSuperblock::OtherMagic)));
+        ours(self.first.first()) || ours(self.first.get(1))
     }
 
     /// The first byte of either end that is not zero, in words.

@@ -55,7 +55,7 @@ mod verifier;
 
 pub use block::{block_device_bytes, is_block_device};
 pub use config::{IoEngine, NvmeConfig};
-pub use device::wipe;
+pub use device::{holds, wipe};
 pub use error::OpenError;
 pub use format::{DATA_START, FORMAT_VERSION};
 pub use scan::FoundImage;

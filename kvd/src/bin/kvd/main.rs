@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod conformance;
 mod serve;
 
 use clap::{Args, Parser, Subcommand};
@@ -25,6 +26,14 @@ enum Command {
     Serve(serve::Arguments),
     /// Measure a medium under recorded KV traffic: for storage vendors and whoever buys storage.
     Bench(Box<bench::Arguments>),
+    /// Check whether a directory or a block device keeps the promises that kvd relies on.
+    Conformance(conformance::Arguments),
+    /// The writer that a check kills.
+    #[command(name = kvd_kit::conformance::HIDDEN_COMMAND, hide = true)]
+    ConformanceWriter {
+        /// What it does.
+        orders: String,
+    },
     /// Print the effective configuration as TOML.
     Config {
         #[command(flatten)]
@@ -70,6 +79,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let text = match command {
         Command::Serve(arguments) => return serve::run(arguments),
         Command::Bench(arguments) => return bench::run(*arguments),
+        Command::Conformance(arguments) => return Ok(conformance::run(&arguments)),
+        Command::ConformanceWriter { orders } => {
+            return kvd_kit::conformance::write_until_killed(&orders).map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::msg);
+        }
         Command::Config { reference: true, .. } => settings::reference(),
         Command::Config { file, .. } => file.load()?.to_toml(),
         Command::Metrics { .. } => metrics::reference(),
