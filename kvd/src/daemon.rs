@@ -7,7 +7,6 @@ use crate::driver::{self, Driver};
 use crate::events::{EventFeed, EventsError, Publisher};
 use crate::executor::Executor;
 use crate::layouts::Layouts;
-use crate::machine::DATA_FILE;
 use crate::measure::Measures;
 use crate::operator::Operator;
 use crate::recovery::{self, Recovered};
@@ -275,7 +274,7 @@ fn prepare(settings: &mut Settings, take_over: bool) -> Result<Base, ServeError>
     };
     let opened = if settings.nvme.enabled { Some(storage::open(&settings.nvme, arena.clone())?) } else { None };
     let nvme = opened.as_ref().map(|opened| {
-        let limits = kvd_tiers::Tier::limits(&opened.slot_file);
+        let limits = opened.medium.limits();
         SpaceConfig { capacity_bytes: limits.capacity_bytes, extent_bytes: limits.extent_bytes }
     });
     let space = SpaceConfig { capacity_bytes: arena.bytes(), extent_bytes: settings.arena.extent_bytes.map_or(0, |size| size.0) };
@@ -285,7 +284,7 @@ fn prepare(settings: &mut Settings, take_over: bool) -> Result<Base, ServeError>
         None => (crate::clock::unix_ms(), None),
         Some(opened) => {
             let incarnation = opened.catalog.next_incarnation().map_err(StorageError::from)?;
-            let file = settings.nvme.path.clone().unwrap_or_default().join(DATA_FILE);
+            let file = storage::slots_path(&settings.nvme);
             let (storage, _recovered): (Storage, Recovered) = recovery::recover(opened, file.display().to_string(), &mut ledger, &layouts)?;
             (incarnation, Some(Arc::new(storage)))
         }

@@ -6,10 +6,10 @@
 //! `a_million_rows_come_back_in_seconds`.
 
 use crate::layouts::Layouts;
-use crate::storage::{Opened, Storage, StorageError};
+use crate::storage::{Medium, Opened, Storage, StorageError};
 use kvd_block::{BlockKey, LayoutHandle, LayoutSpec, Tick, TierKind};
 use kvd_ledger::{Action, CatalogRow, Input, Ledger};
-use kvd_tiers::{Catalog, CatalogChange, NvmeTier, Tier};
+use kvd_tiers::{Catalog, CatalogChange};
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{info, warn};
@@ -37,19 +37,18 @@ pub fn define(ledger: &mut Ledger, layouts: &Layouts, handle: LayoutHandle, spec
 /// Fills `ledger` and `layouts` from opened storage, and makes it ready for transfers. Blocks.
 pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &Layouts) -> Result<(Storage, Recovered), StorageError> {
     let started = Instant::now();
-    let Opened { slot_file, catalog, must_scan } = opened;
+    let Opened { medium, catalog, must_scan } = opened;
     let mut actions = Vec::new();
     for (handle, spec) in catalog.layouts() {
         define(ledger, layouts, handle, spec);
     }
     if must_scan {
-        scan(&slot_file, &catalog, ledger, layouts, &mut actions)?;
+        scan(&medium, &catalog, ledger, layouts, &mut actions)?;
     } else {
         catalog.scan(BATCH_ROWS, |rows| feed(ledger, rows.into_iter().map(ledger_row).collect(), &mut actions))?;
     }
-    let detail = format!("{detail} ({})", slot_file.probe_line());
-    let tier: Arc<dyn Tier> = Arc::new(slot_file);
-    let storage = Storage::new(tier, Arc::new(catalog), detail)?;
+    let detail = format!("{detail} ({})", medium.probe_line());
+    let storage = Storage::new(medium.into_tier(), Arc::new(catalog), detail)?;
     forget_refused(&storage, actions);
     let blocks = ledger.totals(TierKind::Nvme).blocks;
     let recovered = Recovered { blocks, ms: started.elapsed().as_millis() as u64, scanned: must_scan };
@@ -62,16 +61,10 @@ fn feed(ledger: &mut Ledger, rows: Vec<CatalogRow>, actions: &mut Vec<Action>) {
 }
 
 /// Reads every header of the slot file into the ledger and into the (empty) catalog.
-fn scan(
-    slot_file: &NvmeTier,
-    catalog: &Catalog,
-    ledger: &mut Ledger,
-    layouts: &Layouts,
-    actions: &mut Vec<Action>,
-) -> Result<(), StorageError> {
+fn scan(medium: &Medium, catalog: &Catalog, ledger: &mut Ledger, layouts: &Layouts, actions: &mut Vec<Action>) -> Result<(), StorageError> {
     let mut failure = None;
     let mut rows = Vec::with_capacity(BATCH_ROWS);
-    slot_file.scan(|image| {
+    medium.scan(|image| {
         let header = image.header;
         let handle = match layouts.find(header.layout.id()) {
             Some(layout) => Ok(layout.handle),

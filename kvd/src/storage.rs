@@ -1,11 +1,14 @@
-//! The slot file and its catalog, opened together, and their troubles told once a minute.
+//! The medium and its catalog, opened together, and their troubles told once a minute.
 
 use crate::machine::DATA_FILE;
-use crate::settings::{IoChoice, NvmeSettings};
+use crate::settings::{IoChoice, MediumChoice, NvmeSettings};
 use kvd_block::{LayoutHandle, LayoutSpec};
 use kvd_ledger::{ReadResult, WriteResult};
 use kvd_shm::Arena;
-use kvd_tiers::{Catalog, CatalogChange, CatalogError, CatalogWriter, IoEngine, NvmeConfig, NvmeTier, OpenError, Tier, TierError};
+use kvd_tiers::{
+    Catalog, CatalogChange, CatalogError, CatalogWriter, FoundImage, IoEngine, MemoryTier, NullTier, NvmeConfig, NvmeTier, OpenError, Tier,
+    TierError, TierLimits,
+};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -16,6 +19,8 @@ const MOST_CHANGES: usize = 1 << 17;
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Folder of the catalog inside the data directory.
 const CATALOG_DIR: &str = "catalog";
+/// The catalog of a medium that survives nothing: apart, so that measuring costs no blocks of the slot file.
+const PASSING_CATALOG_DIR: &str = "catalog.measuring";
 
 /// Why storage cannot be used. Fatal at start: a cache that silently keeps nothing is worse than one that says so.
 #[derive(Debug, thiserror::Error)]
@@ -62,45 +67,117 @@ struct Open {
     catalog: Arc<Catalog>,
 }
 
-/// Opened storage, and whether the catalog describes the slot file.
+/// What was opened for the blocks.
+#[derive(Debug)]
+pub enum Medium {
+    /// A file or a block device.
+    Slots(NvmeTier),
+    /// Memory of this process, for measuring.
+    Memory(MemoryTier),
+    /// Headers only, for measuring.
+    Null(NullTier),
+}
+
+/// Opened storage, and whether the catalog describes it.
 #[derive(Debug)]
 pub struct Opened {
-    /// What was opened.
-    pub slot_file: NvmeTier,
+    /// Where the blocks are.
+    pub medium: Medium,
     /// Its catalog.
     pub catalog: Catalog,
-    /// The catalog was lost or describes another file: it must be filled from a scan.
+    /// The catalog was lost or describes another medium: it must be filled from a scan.
     pub must_scan: bool,
 }
 
-/// Opens slot file and catalog in the directory of `settings`. Blocks.
+impl Medium {
+    /// Sizes of the medium.
+    pub fn limits(&self) -> TierLimits {
+        match self {
+            Medium::Slots(tier) => tier.limits(),
+            Medium::Memory(tier) => tier.limits(),
+            Medium::Null(tier) => tier.limits(),
+        }
+    }
+
+    /// One line for people: which way blocks take.
+    pub fn probe_line(&self) -> String {
+        match self {
+            Medium::Slots(tier) => tier.probe_line(),
+            Medium::Memory(_) => "in memory, for measuring: nothing survives a restart".into(),
+            Medium::Null(_) => "null, for measuring: payloads are dropped".into(),
+        }
+    }
+
+    /// Finds every block by its header; a medium that survives nothing holds none.
+    pub fn scan(&self, on_found: impl FnMut(FoundImage)) {
+        if let Medium::Slots(tier) = self {
+            tier.scan(on_found);
+        }
+    }
+
+    /// Ready for transfers.
+    pub fn into_tier(self) -> Arc<dyn Tier> {
+        match self {
+            Medium::Slots(tier) => Arc::new(tier),
+            Medium::Memory(tier) => Arc::new(tier),
+            Medium::Null(tier) => Arc::new(tier),
+        }
+    }
+
+    /// What the catalog must name to describe this medium; nothing does where nothing survives.
+    fn id(&self) -> Option<[u8; 16]> {
+        match self {
+            Medium::Slots(tier) => Some(tier.file_id()),
+            Medium::Memory(_) | Medium::Null(_) => None,
+        }
+    }
+}
+
+/// Opens medium and catalog in the directory of `settings`. Blocks.
 pub fn open(settings: &NvmeSettings, arena: Arc<Arena>) -> Result<Opened, StorageError> {
     let dir = settings.path.clone().unwrap_or_default();
     create_dir(&dir)?;
-    let slot_file = NvmeTier::open(NvmeConfig {
-        path: dir.join(DATA_FILE),
-        capacity_bytes: settings.bytes.map_or(0, |size| size.0),
-        extent_bytes: settings.extent_bytes.map_or(0, |size| size.0),
-        max_inflight_blocks: settings.max_writes + settings.max_reads,
-        queue_depth: 64,
-        arena,
-        io: match settings.io {
-            IoChoice::Auto => IoEngine::Auto,
-            IoChoice::Uring => IoEngine::Uring,
-            IoChoice::Posix => IoEngine::Posix,
-        },
-    })?;
-    let (catalog, rebuilt) = open_catalog(&dir.join(CATALOG_DIR))?;
+    let medium = open_medium(settings, slots_path(settings), arena)?;
+    let catalog_dir = if medium.id().is_some() { CATALOG_DIR } else { PASSING_CATALOG_DIR };
+    let (catalog, rebuilt) = open_catalog(&dir.join(catalog_dir))?;
     let described = catalog.data_file_id()?;
-    let must_scan = rebuilt || described != Some(slot_file.file_id());
+    let must_scan = rebuilt || medium.id().is_none() || described != medium.id();
     if must_scan {
         if described.is_some() {
             warn!(dir = %dir.display(), "the catalog describes another slot file: it is rebuilt from the headers of this one");
         }
         catalog.clear()?;
-        catalog.set_data_file_id(slot_file.file_id())?;
+        if let Some(id) = medium.id() {
+            catalog.set_data_file_id(id)?;
+        }
     }
-    Ok(Opened { slot_file, catalog, must_scan })
+    Ok(Opened { medium, catalog, must_scan })
+}
+
+/// The file or device of the slots, whether or not it is used.
+pub fn slots_path(settings: &NvmeSettings) -> PathBuf {
+    settings.device.clone().unwrap_or_else(|| settings.path.clone().unwrap_or_default().join(DATA_FILE))
+}
+
+fn open_medium(settings: &NvmeSettings, path: PathBuf, arena: Arc<Arena>) -> Result<Medium, StorageError> {
+    let capacity_bytes = settings.bytes.map_or(0, |size| size.0);
+    let extent_bytes = settings.extent_bytes.map_or(0, |size| size.0);
+    let max_inflight_blocks = settings.max_writes + settings.max_reads;
+    let limits = TierLimits { capacity_bytes, extent_bytes, max_inflight_blocks };
+    if settings.medium != MediumChoice::File {
+        warn!(medium = ?settings.medium, "this storage is for measuring only: nothing in it survives a restart");
+    }
+    match settings.medium {
+        MediumChoice::Memory => return Ok(Medium::Memory(MemoryTier::new(limits))),
+        MediumChoice::Null => return Ok(Medium::Null(NullTier::new(limits))),
+        MediumChoice::File => {}
+    }
+    let io = match settings.io {
+        IoChoice::Auto => IoEngine::Auto,
+        IoChoice::Uring => IoEngine::Uring,
+        IoChoice::Posix => IoEngine::Posix,
+    };
+    Ok(Medium::Slots(NvmeTier::open(NvmeConfig { path, capacity_bytes, extent_bytes, max_inflight_blocks, queue_depth: 64, arena, io })?))
 }
 
 fn create_dir(dir: &Path) -> Result<(), StorageError> {

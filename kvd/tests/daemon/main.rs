@@ -5,6 +5,7 @@ mod support;
 mod engines;
 mod events;
 mod example_config;
+mod media;
 mod operate;
 mod recovery;
 mod start;

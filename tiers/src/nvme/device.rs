@@ -1,10 +1,12 @@
-//! The open slot file: created, checked, grown and locked.
+//! The open slot file or block device: created, checked, grown and locked.
 //!
-//! Never overwrites a file that is not kvd's. The superblock is written before the file gets its full length, so a crash
+//! Never overwrites a file or a device that is not kvd's. The superblock is written before the file gets its full length, so a crash
 //! while making it leaves either an empty file or a short one, and both are completed by the next open.
 
+use super::block;
 use super::config::NvmeConfig;
 use super::error::OpenError;
+use super::foreign::Ends;
 use super::format::{COPY_AT, DATA_START, NoSuperblock, Page, Superblock};
 use crate::tier::TierLimits;
 use kvd_block::{Checksum, PAGE_BYTES, SlotIndex};
@@ -38,12 +40,16 @@ pub(crate) struct Device {
 impl Device {
     pub fn open(config: &NvmeConfig) -> Result<Device, OpenError> {
         let limits = limits(config)?;
-        let (file, direct) = open_file(&config.path)?;
+        let is_block = block::is_block_device(&config.path);
+        let (file, direct) = if is_block { (block::open(&config.path)?, true) } else { open_file(&config.path)? };
         lock(&file, &config.path)?;
         let opening = Opening { file: &file, path: &config.path, limits };
-        let superblock = match opening.length()? {
-            0 => opening.make()?,
-            length => opening.adopt(length)?,
+        let superblock = match is_block {
+            true => opening.take_device()?,
+            false => match opening.length()? {
+                0 => opening.make()?,
+                length => opening.adopt(length)?,
+            },
         };
         let labels = (0..limits.capacity_bytes / limits.extent_bytes).map(|_| AtomicU32::new(0)).collect();
         Ok(Device { file, path: config.path.clone(), direct, limits, file_id: superblock.file_id, labels })
@@ -167,15 +173,47 @@ impl Opening<'_> {
         OpenError::NotOurs { path: self.path.to_owned(), why: why.into() }
     }
 
-    /// Makes an empty file a slot file. On failure the file is gone again.
-    fn make(&self) -> Result<Superblock, OpenError> {
-        let superblock = Superblock {
+    /// Takes a block device over: one of kvd's as it is, one that holds nothing anew.
+    fn take_device(&self) -> Result<Superblock, OpenError> {
+        let device_bytes = block::size(self.file).map_err(self.os("reading its size"))?;
+        let wanted_bytes = DATA_START + self.limits.capacity_bytes;
+        if wanted_bytes > device_bytes {
+            return Err(OpenError::DeviceTooSmall { path: self.path.to_owned(), wanted_bytes, device_bytes });
+        }
+        let foreign = |found| OpenError::ForeignDevice { path: self.path.to_owned(), found };
+        let ends = Ends::read(self.file, device_bytes).map_err(self.os("looking at what it holds"))?;
+        if let Some(found) = ends.signature() {
+            return Err(foreign(found));
+        }
+        let found = match self.read_superblock(device_bytes) {
+            Err(OpenError::NotOurs { .. }) => None,
+            found => Some(found?),
+        };
+        match found {
+            Some(superblock) => self.adopt_as(superblock),
+            None => match ends.anything() {
+                Some(found) => Err(foreign(found)),
+                None => {
+                    let superblock = self.new_superblock()?;
+                    self.write_superblock(&superblock).map(|()| superblock)
+                }
+            },
+        }
+    }
+
+    fn new_superblock(&self) -> Result<Superblock, OpenError> {
+        Ok(Superblock {
             file_id: random_id().map_err(self.os("choosing its id"))?,
             machine: machine(),
             extent_bytes: self.limits.extent_bytes,
             capacity_bytes: self.limits.capacity_bytes,
             created_unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
-        };
+        })
+    }
+
+    /// Makes an empty file a slot file. On failure the file is gone again.
+    fn make(&self) -> Result<Superblock, OpenError> {
+        let superblock = self.new_superblock()?;
         let made = self.write_superblock(&superblock).and_then(|()| self.allocate(2 * PAGE_BYTES));
         if made.is_err() {
             let _ = std::fs::remove_file(self.path);
@@ -187,15 +225,21 @@ impl Opening<'_> {
     fn adopt(&self, length: u64) -> Result<Superblock, OpenError> {
         let superblock = self.read_superblock(length)?;
         self.check_settings(&superblock)?;
-        if superblock.machine != machine() {
-            info!(path = %self.path.display(), "the slot file was made on another machine; its blocks are as good as ever");
-        }
         let full_length = DATA_START + self.limits.capacity_bytes;
         if length < DATA_START + superblock.capacity_bytes {
             warn!(path = %self.path.display(), length, "the slot file was cut short: the blocks in the missing part are lost");
         }
         if length < full_length {
             self.allocate(length)?;
+        }
+        self.adopt_as(superblock)
+    }
+
+    /// Goes on with what is there, at the capacity that the settings want.
+    fn adopt_as(&self, superblock: Superblock) -> Result<Superblock, OpenError> {
+        self.check_settings(&superblock)?;
+        if superblock.machine != machine() {
+            info!(path = %self.path.display(), "the slots were made on another machine; their blocks are as good as ever");
         }
         let grown = Superblock { capacity_bytes: self.limits.capacity_bytes, ..superblock };
         if grown != superblock {
@@ -275,6 +319,34 @@ impl Opening<'_> {
     fn free_bytes(&self) -> u64 {
         fstatvfs(self.file).map_or(u64::MAX, |stat| stat.f_bavail * stat.f_frsize)
     }
+}
+
+/// What a block device holds, in words; `None` when it is blank. Blocks of kvd are something too.
+pub fn holds(path: &Path) -> Result<Option<String>, OpenError> {
+    let os = |doing| move |source| OpenError::Os { path: path.to_owned(), doing, source };
+    let device = block::open(path)?;
+    let ends = Ends::read(&device, block::size(&device).map_err(os("reading its size"))?).map_err(os("looking at what it holds"))?;
+    Ok(ends.signature().or_else(|| ends.is_ours().then(|| "blocks of a kvd".to_owned())).or_else(|| ends.anything()))
+}
+
+/// Makes the first `bytes` bytes of a block device zeros, whatever they hold, and its last MiB. Nothing else may use it meanwhile.
+///
+/// For a person who said that nothing on it is needed. Blocks; quick where the device can discard.
+pub fn wipe(path: &Path, bytes: u64) -> Result<(), OpenError> {
+    let os = |doing| move |source| OpenError::Os { path: path.to_owned(), doing, source };
+    let device = block::open(path)?;
+    let device_bytes = block::size(&device).map_err(os("reading its size"))?;
+    let end = device_bytes / PAGE_BYTES * PAGE_BYTES;
+    let ends = [(0, bytes.next_multiple_of(PAGE_BYTES).min(end)), (end.saturating_sub(DATA_START), end)];
+    for (from, to) in ends {
+        if fallocate(&device, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, to - from).is_err() {
+            let page = Page::zeroed();
+            for offset in (from..to).step_by(PAGE_BYTES as usize) {
+                device.write_all_at(&page.0, offset).map_err(os("clearing it"))?;
+            }
+        }
+    }
+    device.sync_all().map_err(os("clearing it"))
 }
 
 fn random_id() -> io::Result<[u8; 16]> {

@@ -1,4 +1,4 @@
-//! Blocks in one preallocated file on a local disk, moved by direct I/O straight between arena slots and the device.
+//! Blocks in one preallocated file on a local disk, or on a whole block device, moved by direct I/O straight between arena slots and the device.
 //!
 //! A write is the slot's bytes as they are; a read is verified whole before anybody sees it. The data path never calls
 //! fsync and never orders itself after the catalog: images name and verify themselves, so the worst a crash can leave is a
@@ -39,11 +39,13 @@
 //! An erased block's header page is zeros. Images of an earlier slot size may survive between slots; a scan ignores headers
 //! whose layout has another slot size than the label, and a read ignores every image but the one it was told to find.
 
+mod block;
 mod config;
 mod device;
 #[allow(unsafe_code, reason = "the kernel is given the addresses of slots")]
 mod dma;
 mod error;
+mod foreign;
 mod format;
 mod inbox;
 mod job;
@@ -51,7 +53,9 @@ mod posix;
 mod scan;
 mod verifier;
 
+pub use block::{block_device_bytes, is_block_device};
 pub use config::{IoEngine, NvmeConfig};
+pub use device::{holds, wipe};
 pub use error::OpenError;
 pub use format::{DATA_START, FORMAT_VERSION};
 pub use scan::FoundImage;
@@ -73,7 +77,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use verifier::Verifiers;
 
-/// The slot file as a tier. Dropping it finishes what was accepted, which may block for as long as the device takes.
+/// The slot file, or a block device in its place, as a tier. Dropping it finishes what was accepted, which may block for as long as the device takes.
 #[derive(Debug)]
 pub struct NvmeTier {
     // Field order is drop order: the engine hands its last reads to the verifiers.
