@@ -44,6 +44,8 @@ pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &La
     }
     if must_scan {
         scan(&slot_file, &catalog, ledger, layouts, &mut actions)?;
+        // Last, so that a scan that is cut off is done again.
+        catalog.set_data_file_id(slot_file.file_id())?;
     } else {
         catalog.scan(BATCH_ROWS, |rows| feed(ledger, rows.into_iter().map(ledger_row).collect(), &mut actions))?;
     }

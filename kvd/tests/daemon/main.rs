@@ -7,5 +7,6 @@ mod events;
 mod example_config;
 mod operate;
 mod recovery;
+mod scrub;
 mod start;
 mod takeover;
