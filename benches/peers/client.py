@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from measure import family, resident_mib, timed
-from store import CannotRun, Job, Store
+from store import CannotRun, Job, Store, empty_pages
 
 SEED = 20_260_101
 STORES = {
     "memcpy": ("memcpy_store", "Memcpy"),
     "kvd": ("kvd_store", "Kvd"),
     "mooncake": ("mooncake_store", "Mooncake"),
+    "mooncake-checked": ("mooncake_store", "MooncakeChecked"),
     "mooncake-tcp": ("mooncake_store", "MooncakeTcp"),
     "mooncake-client": ("mooncake_store", "MooncakeClient"),
     "mooncake-ssd": ("mooncake_store", "MooncakeSsd"),
@@ -50,8 +51,8 @@ class Client:
         folder.mkdir(parents=True)
         try:
             kind = getattr(importlib.import_module(module), name)
-            pages = np.empty((count, value_bytes), dtype=np.uint8)
-            store: Store = kind(Job(pages, folder, order["disk"]))
+            pages = empty_pages(count, value_bytes)
+            store = self._store = kind(Job(pages, folder, order["disk"]))
             theirs = store.pages(pages.nbytes)
             if theirs is not None:
                 store.job = Job(theirs.reshape(pages.shape), folder, order["disk"])
@@ -59,8 +60,8 @@ class Client:
             self._pages[:] = self._values
             store.open()
         except (CannotRun, ImportError) as error:
+            self._end_servers()
             return dict(not_run=str(error))
-        self._store = store
         return dict(verifies=store.verifies, process=store.process)
 
     def put(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -83,11 +84,17 @@ class Client:
         return dict(mib=resident_mib(family(os.getpid())) - self._values.nbytes / (1 << 20))
 
     def close(self, order: dict[str, Any]) -> dict[str, Any]:
-        if self._store is not None:
-            self._store.close()
-        self._store = None
-        del self._pages, self._values
+        try:
+            if self._store is not None:
+                self._store.close()
+        finally:
+            self._end_servers()
         return {}
+
+    def _end_servers(self) -> None:
+        if self._store is not None:
+            self._store.end_servers()
+        self._store = None
 
 
 def main() -> None:
@@ -102,6 +109,7 @@ def main() -> None:
             traceback.print_exc()
             answer = dict(failed=f"{type(error).__name__}: {error}")
         print(json.dumps(answer), file=answers, flush=True)
+    client.close({})  # whoever started this process is gone; its servers must not outlive it
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class Kvd(Store):
         self._configure()
         os.environ.setdefault("KVD_LOG", "warn")
         self._daemon.start()
+        self.servers.append(self._daemon.process)
         self._layout = dict(
             model="bench/peers", weights="none", kv_dtype="bfloat16", block_tokens=16, group=0,
             attention="full_attention", geometry="bench", ranks=1, stripe_bytes=job.value_bytes,
@@ -123,5 +124,5 @@ class Kvd(Store):
         self._client.close()
         for worker in self._workers.values():
             worker.close()
-        self._daemon.stop()
+        self.end_servers()
         shutil.rmtree(self._home, ignore_errors=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from store import CannotRun, Store, free_port, wait_until
+from store import CannotRun, Store, empty_pages, free_port, wait_until
 
 TOKENS = 16
 """Tokens of a block, which is a chunk."""
@@ -29,8 +29,9 @@ class LmcacheServer(Store):
 
     def pages(self, bytes_wanted: int) -> np.ndarray:
         """One block in front of the pages stays unused."""
-        self._whole = np.zeros((self.job.count + 1) * self.job.value_bytes, dtype=np.uint8)
-        return self._whole[self.job.value_bytes :]
+        self._whole = empty_pages(self.job.count + 1, self.job.value_bytes)
+        self._whole[0] = 0
+        return self._whole[1:]
 
     def open(self) -> None:
         os.environ.update(LMCACHE_TRACK_USAGE="false", LMCACHE_LOG_LEVEL="WARNING", LMCACHE_DISABLE_BANNER="1")
@@ -42,11 +43,10 @@ class LmcacheServer(Store):
             from lmcache.cli.commands.bench.server_bench.client import ServerBenchClient
             from lmcache.cli.commands.bench.server_bench.config import BenchConfig
         except ImportError as error:
-            self._server.terminate()
             raise CannotRun(str(error)) from error
         torch.set_num_threads(1)
         job, hidden = self.job, self.job.value_bytes // TOKENS // 2
-        tensor = torch.from_numpy(self._whole).view(torch.float16).view(job.count + 1, TOKENS, hidden)
+        tensor = torch.from_numpy(self._whole.reshape(-1)).view(torch.float16).view(job.count + 1, TOKENS, hidden)
         helpers._allocate_kv_cache = lambda **_: [tensor]
         config = BenchConfig(
             rpc_url=f"tcp://127.0.0.1:{port}", http_url=f"http://127.0.0.1:{http}", mode="cpu",
@@ -68,12 +68,13 @@ class LmcacheServer(Store):
             "--disable-observability",
         ]  # fmt: skip
         with open(self.job.folder / "lmcache-server.log", "ab") as log:
-            self._server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        self.servers.append(server)
 
         def answers() -> bool:
             import socket
 
-            if self._server.poll() is not None:
+            if server.poll() is not None:
                 raise CannotRun((self.job.folder / "lmcache-server.log").read_text(errors="replace")[-800:])
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -110,5 +111,3 @@ class LmcacheServer(Store):
 
     def close(self) -> None:
         self._client.close()
-        self._server.terminate()
-        self._server.wait(30)

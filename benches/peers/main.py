@@ -1,6 +1,6 @@
 """kvd beside Mooncake's store and LMCache's backends: the same values in the same run.
 
-    python main.py [--rounds N] [--setting memory|disk] [--quick]     # writes $KVD_BENCH_DIR/peers.json
+    python main.py [--rounds N] [--setting memory|disk] [--less N]    # writes $KVD_BENCH_DIR/peers.json
 
 Each store has a client process of its own, in its own Python environment (`setup.sh`), and all take turns: in every
 round each store puts the same random values and gets them back into the same pages, another store first each time.
@@ -51,6 +51,7 @@ SETTINGS = {
         Contender("memcpy", "memcpy", "mooncake"),
         Contender(KVD, "kvd", "mooncake"),
         Contender("Mooncake, in process", "mooncake", "mooncake"),
+        Contender("Mooncake, in process, checksums", "mooncake-checked", "mooncake"),
         Contender("Mooncake, mooncake_client", "mooncake-client", "mooncake"),
         Contender("Mooncake, TCP", "mooncake-tcp", "mooncake"),
         Contender("LMCache, in process", "lmcache", "lmcache"),
@@ -120,8 +121,8 @@ class Client:
 class Setting:
     """One setting, one size of values: who took part, and what was measured."""
 
-    def __init__(self, name: str, values: Values):
-        self.name, self.values = name, values
+    def __init__(self, name: str, values: Values, contenders: list[Contender]):
+        self.name, self.values, self.contenders = name, values, contenders
         self.samples = Samples()
         self.about: dict[str, dict[str, Any]] = {}
         self.memory_mib: dict[str, float] = {}
@@ -159,7 +160,7 @@ class Setting:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """kvd against each of the others."""
-        for contender in SETTINGS[self.name]:
+        for contender in self.contenders:
             if contender.name == KVD:
                 continue
             for threads in map(str, contender.client_threads):
@@ -182,7 +183,7 @@ class Setting:
         yield ""
         yield "| store | client threads | put GB/s | get GB/s | put CPU s/GiB | get CPU s/GiB | memory MiB | verifies |"
         yield "|---|---|---|---|---|---|---|---|"
-        for contender in SETTINGS[self.name]:
+        for contender in self.contenders:
             about = self.about[contender.name]
             if about.get("not_run"):
                 yield f"| {contender.name} | not run: {one_line(about['not_run'])} |||||||"
@@ -220,23 +221,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--setting", choices=SETTINGS, action="append", help="may be given twice; both by default")
-    parser.add_argument("--quick", action="store_true", help="few and small: shows that it works, measures little")
+    stores = sorted({contender.store for contenders in SETTINGS.values() for contender in contenders})
+    parser.add_argument("--store", choices=stores, action="append", help="may be given several times; all by default")
+    parser.add_argument("--less", type=int, default=1, metavar="N", help="only the Nth part of the values")
     parser.add_argument("--folder", type=Path, default=CACHE, help="where the disk setting keeps its files")
     given = parser.parse_args()
     subprocess.run([str(HERE / "setup.sh")], check=True)
-    less = 8 if given.quick else 1
-    sizes = [Values(256 // less, 2 << 20), Values(1024 // less, 128 << 10)]
+    sizes = [Values(256 // given.less, 2 << 20), Values(1024 // given.less, 128 << 10)]
     measured: list[Setting] = []
     folder = Path(tempfile.mkdtemp(prefix="peers-", dir=given.folder))
     try:
         for name in given.setting or SETTINGS:
+            contenders = [one for one in SETTINGS[name] if not given.store or one.store in (KVD, *given.store)]
             with ExitStack() as running:
-                clients = [Client(contender) for contender in SETTINGS[name]]
+                clients = [Client(contender) for contender in contenders]
                 for client in clients:
                     running.callback(client.end)
                 for values in sizes:
-                    setting = Setting(name, values)
-                    setting.run(clients, 2 if given.quick else given.rounds, folder / name / str(values.value_bytes))
+                    setting = Setting(name, values, contenders)
+                    setting.run(clients, given.rounds, folder / name / str(values.value_bytes))
                     print("\n".join(setting.table()), flush=True)
                     measured.append(setting)
     finally:

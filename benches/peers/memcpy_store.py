@@ -6,13 +6,13 @@ import ctypes
 
 import numpy as np
 
-from store import Store, Threads
+from store import Store, Threads, empty_pages
 
 
 class Memcpy(Store):
     def open(self) -> None:
         self._threads = Threads()
-        self._other = np.empty_like(self.job.pages)
+        self._other = empty_pages(self.job.count, self.job.value_bytes)
         self._other[:] = 1
 
     def put(self, batch: str, threads: int) -> None:

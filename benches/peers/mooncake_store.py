@@ -32,7 +32,6 @@ class Mooncake(Store):
 
     def __init__(self, job: Job):
         super().__init__(job)
-        self._processes: list[subprocess.Popen[bytes]] = []
         os.environ.update(self.environment, GLOG_minloglevel="2")
         try:
             import mooncake.store
@@ -50,7 +49,7 @@ class Mooncake(Store):
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(Path(sys.executable).with_name(program)), *arguments]
         with open(self._log, "ab") as log:
-            self._processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+            self.servers.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
 
     def _start_master(self, *arguments: str) -> None:
         host, port = self._master.split(":")
@@ -70,7 +69,7 @@ class Mooncake(Store):
 
     def _retry(self, what: str, attempt) -> None:
         def running_and_done() -> bool:
-            if any(process.poll() is not None for process in self._processes):
+            if any(process.poll() is not None for process in self.servers):
                 raise CannotRun(f"{what}: {self._log.read_text(errors='replace')[-500:]}")
             return attempt()
 
@@ -113,9 +112,13 @@ class Mooncake(Store):
     def close(self) -> None:
         self._threads.close()
         self._store.close()
-        for process in reversed(self._processes):
-            process.terminate()
-            process.wait(30)
+
+
+class MooncakeChecked(Mooncake):
+    """The same with its object checksums, which are off by default."""
+
+    environment: ClassVar[dict[str, str]] = {"MOONCAKE_STORE_CHECKSUM": "1"}
+    verifies = "a checksum of every value, taken at put, checked at get"
 
 
 class MooncakeTcp(Mooncake):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 MOST_THREADS = 2
+PAGE_BYTES = 4096
 
 
 class CannotRun(Exception):
@@ -65,6 +67,8 @@ class Store(ABC):
 
     def __init__(self, job: Job):
         self.job = job
+        self.servers: list[subprocess.Popen[bytes]] = []
+        """Processes it started, in that order; ended in the other order, whatever became of the store."""
 
     def pages(self, bytes_wanted: int) -> np.ndarray | None:
         """Memory the client must use for its pages; None when any will do."""
@@ -89,6 +93,19 @@ class Store(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    def end_servers(self) -> None:
+        for server in reversed(self.servers):
+            if server.poll() is None:
+                server.terminate()
+                server.wait(30)
+
+
+def empty_pages(count: int, value_bytes: int) -> np.ndarray:
+    """`[count, value_bytes]` of uint8 that begin on a page, as an engine's tensors do, or better."""
+    whole = np.empty(count * value_bytes + PAGE_BYTES, dtype=np.uint8)
+    begin = -whole.ctypes.data % PAGE_BYTES
+    return whole[begin : begin + count * value_bytes].reshape(count, value_bytes)
 
 
 def free_port() -> int:
