@@ -14,7 +14,7 @@ use crate::session::{Access, BindError, Engines, Listener, Service};
 use crate::settings::Settings;
 use crate::storage::{self, Storage, StorageError};
 use crate::takeover::{self, Inherited, TakeoverError};
-use crate::{metrics, rpc};
+use crate::{metrics, rpc, scrub};
 use kvd_block::TierKind;
 use kvd_ledger::{Input, Ledger, LedgerConfig, SpaceConfig};
 use kvd_shm::{Arena, ArenaError, HugePages};
@@ -207,7 +207,8 @@ impl Daemon {
             draining: watch::Sender::new(false),
             operator,
         });
-        let serving = vec![rpc::start(admin, shared.clone()), metrics::start(scrape, shared.clone())];
+        let mut serving = vec![rpc::start(admin, shared.clone()), metrics::start(scrape, shared.clone())];
+        serving.extend(scrub::start(shared.clone()));
         prefault(&shared);
         write_addresses(&shared);
         Ok(Daemon { shared, listener, service, closing, takeovers: takeovers_queue, driver_thread, driver_ended, serving, publishing })
@@ -217,6 +218,7 @@ impl Daemon {
     /// decided is unknown then, and the way back is a restart.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         tokio::pin!(stop);
+        let mut accepting = true;
         loop {
             tokio::select! {
                 _ = &mut stop => {
@@ -233,9 +235,14 @@ impl Daemon {
                 }
                 _ = &mut self.driver_ended => return Err(ServeError::LedgerEnded),
                 accepted = self.listener.accept() => match accepted {
-                    Ok(socket) => drop(tokio::spawn(self.service.clone().serve(socket))),
+                    Ok(socket) => {
+                        accepting = true;
+                        drop(tokio::spawn(self.service.clone().serve(socket)));
+                    }
                     Err(error) => {
-                        warn!(%error, "a connection could not be accepted");
+                        if std::mem::take(&mut accepting) {
+                            warn!(%error, "a connection could not be accepted: it waits");
+                        }
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },

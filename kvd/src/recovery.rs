@@ -44,6 +44,10 @@ pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &La
     }
     if must_scan {
         scan(&medium, &catalog, ledger, layouts, &mut actions)?;
+        if let Some(id) = medium.id() {
+            // Last, so that a scan that is cut off is done again.
+            catalog.set_data_file_id(id)?;
+        }
     } else {
         catalog.scan(BATCH_ROWS, |rows| feed(ledger, rows.into_iter().map(ledger_row).collect(), &mut actions))?;
     }

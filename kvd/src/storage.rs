@@ -16,6 +16,8 @@ use tracing::{error, warn};
 
 /// Catalog changes waiting to be written: 64 bytes each, 20 s of the fastest device.
 const MOST_CHANGES: usize = 1 << 17;
+/// Images that are checked at rest at once: by the scrubber, and by an operator's verification.
+const CHECKS: usize = 2;
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Folder of the catalog inside the data directory.
 const CATALOG_DIR: &str = "catalog";
@@ -125,7 +127,7 @@ impl Medium {
     }
 
     /// What the catalog must name to describe this medium; nothing does where nothing survives.
-    fn id(&self) -> Option<[u8; 16]> {
+    pub fn id(&self) -> Option<[u8; 16]> {
         match self {
             Medium::Slots(tier) => Some(tier.file_id()),
             Medium::Memory(_) | Medium::Null(_) => None,
@@ -139,18 +141,7 @@ pub fn open(settings: &NvmeSettings, arena: Arc<Arena>) -> Result<Opened, Storag
     create_dir(&dir)?;
     let medium = open_medium(settings, slots_path(settings), arena)?;
     let catalog_dir = if medium.id().is_some() { CATALOG_DIR } else { PASSING_CATALOG_DIR };
-    let (catalog, rebuilt) = open_catalog(&dir.join(catalog_dir))?;
-    let described = catalog.data_file_id()?;
-    let must_scan = rebuilt || medium.id().is_none() || described != medium.id();
-    if must_scan {
-        if described.is_some() {
-            warn!(dir = %dir.display(), "the catalog describes another slot file: it is rebuilt from the headers of this one");
-        }
-        catalog.clear()?;
-        if let Some(id) = medium.id() {
-            catalog.set_data_file_id(id)?;
-        }
-    }
+    let (catalog, must_scan) = open_catalog(&dir.join(catalog_dir), medium.id())?;
     Ok(Opened { medium, catalog, must_scan })
 }
 
@@ -162,7 +153,7 @@ pub fn slots_path(settings: &NvmeSettings) -> PathBuf {
 fn open_medium(settings: &NvmeSettings, path: PathBuf, arena: Arc<Arena>) -> Result<Medium, StorageError> {
     let capacity_bytes = settings.bytes.map_or(0, |size| size.0);
     let extent_bytes = settings.extent_bytes.map_or(0, |size| size.0);
-    let max_inflight_blocks = settings.max_writes + settings.max_reads;
+    let max_inflight_blocks = settings.max_writes + settings.max_reads + CHECKS;
     let limits = TierLimits { capacity_bytes, extent_bytes, max_inflight_blocks };
     if settings.medium != MediumChoice::File {
         warn!(medium = ?settings.medium, "this storage is for measuring only: nothing in it survives a restart");
@@ -186,17 +177,33 @@ fn create_dir(dir: &Path) -> Result<(), StorageError> {
     rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).map_err(|errno| failed(errno.into()))
 }
 
-/// The catalog, and whether it is a new one in place of a broken one.
-fn open_catalog(dir: &Path) -> Result<(Catalog, bool), StorageError> {
-    match Catalog::open(dir) {
-        Ok(catalog) => Ok((catalog, false)),
-        Err(broken @ CatalogError::Corrupt { .. }) => {
-            let aside = Catalog::set_aside(dir)?;
-            error!(%broken, aside = %aside.display(), "the catalog is set aside and rebuilt from the headers of the slot file");
-            Ok((Catalog::open(dir)?, true))
-        }
-        Err(error) => Err(error.into()),
+/// The catalog, and whether it must be filled from a scan: it is a new one, or describes another one than `medium`.
+fn open_catalog(dir: &Path, medium: Option<[u8; 16]>) -> Result<(Catalog, bool), StorageError> {
+    match Catalog::open(dir).and_then(|catalog| usable(&catalog, medium).map(|described| (catalog, !described))) {
+        Err(broken @ CatalogError::Corrupt { .. }) => Ok((replace_catalog(dir, &broken)?, true)),
+        opened => Ok(opened?),
     }
+}
+
+/// Reads all of the catalog once, so that damage is found before anything is believed. True when it describes `medium`; else
+/// it is empty now, and describes nothing until a scan has filled it.
+fn usable(catalog: &Catalog, medium: Option<[u8; 16]>) -> Result<bool, CatalogError> {
+    let described = catalog.data_file_id()?;
+    catalog.scan(8192, drop)?;
+    if described.is_some() && described == medium {
+        return Ok(true);
+    }
+    if described.is_some() {
+        warn!(dir = %catalog.path().display(), "the catalog describes another slot file: it is rebuilt from the headers of this one");
+    }
+    catalog.clear()?;
+    Ok(false)
+}
+
+fn replace_catalog(dir: &Path, broken: &CatalogError) -> Result<Catalog, CatalogError> {
+    let aside = Catalog::set_aside(dir)?;
+    error!(%broken, aside = %aside.display(), "the catalog is set aside and rebuilt from the headers of the slot file");
+    Catalog::open(dir)
 }
 
 impl Storage {
@@ -274,10 +281,19 @@ pub fn read_result(storage: &Storage, result: Result<(), TierError>) -> ReadResu
         TierError::Closed { .. } => ReadResult::Failed,
         TierError::Full { .. } | TierError::Io { .. } => {
             let detail = &storage.detail;
-            storage.complaints.once_a_minute("read", || error!(%error, %detail, "storage cannot be read"));
-            ReadResult::Failed
+            let lost = matches!(&error, TierError::Io { source, .. } if is_lost(source));
+            storage.complaints.once_a_minute("read", || error!(%error, %detail, lost, "storage cannot be read"));
+            // While it counts as stored nobody could store it again: every load of it would be a miss.
+            if lost { ReadResult::Corrupt } else { ReadResult::Failed }
         }
     }
+}
+
+/// The device or the filesystem says that these bytes are gone.
+fn is_lost(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let lost = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ, Errno::NODATA, Errno::REMOTEIO];
+    Errno::from_io_error(error).is_some_and(|errno| lost.contains(&errno))
 }
 
 /// Keeps one trouble from filling the journal.

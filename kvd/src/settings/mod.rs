@@ -129,6 +129,18 @@ section! {
 }
 
 section! {
+    /// Reading what is at rest and checking it, so that rot is found before a reader finds it.
+    ScrubSettings in "scrub" {
+        /// Without it rot is found by readers and by `kvctl verify` only.
+        enabled: bool = true, "true";
+        /// How many days a pass over every block is spread over. 0 is pass after pass, as fast as allowed.
+        pass_days: u32 = 1, "1";
+        /// Most that is read and checked in a second.
+        bytes_per_second: ByteSize = ByteSize(32 << 20), "\"32MiB\"";
+    }
+}
+
+section! {
     /// Times and limits of leases. The defaults are meant to stay.
     LimitSettings in "limits" {
         /// How long a load waits for storage when the engine does not say, in milliseconds.
@@ -166,18 +178,21 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     /// `[events]`
     pub events: EventSettings,
+    /// `[scrub]`
+    pub scrub: ScrubSettings,
     /// `[limits]`
     pub limits: LimitSettings,
 }
 
 impl Settings {
-    pub(crate) const SECTIONS: [&'static Section; 7] = [
+    pub(crate) const SECTIONS: [&'static Section; 8] = [
         &ArenaSettings::SECTION,
         &NvmeSettings::SECTION,
         &EngineSettings::SECTION,
         &AdminSettings::SECTION,
         &MetricsSettings::SECTION,
         &EventSettings::SECTION,
+        &ScrubSettings::SECTION,
         &LimitSettings::SECTION,
     ];
 

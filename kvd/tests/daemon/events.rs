@@ -9,14 +9,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend, SubSocket, ZmqMessage};
 
-type Resident = BTreeSet<(String, String, [u8; 16])>;
+pub type Resident = BTreeSet<(String, String, [u8; 16])>;
 
 /// What a subscriber believes.
 #[derive(Default)]
-struct Follower {
-    resident: Resident,
+pub struct Follower {
+    pub resident: Resident,
     next: u64,
-    events: Vec<KvEvent>,
+    pub events: Vec<KvEvent>,
 }
 
 impl Follower {
@@ -43,7 +43,7 @@ impl Follower {
     }
 }
 
-async fn replay_all(address: &str, follower: &mut Follower) {
+pub async fn replay_all(address: &str, follower: &mut Follower) {
     let mut socket = DealerSocket::new();
     socket.connect(address).await.unwrap();
     let question = vec![bytes::Bytes::new(), bytes::Bytes::copy_from_slice(&follower.next.to_be_bytes())];

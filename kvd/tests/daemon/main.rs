@@ -8,5 +8,6 @@ mod example_config;
 mod media;
 mod operate;
 mod recovery;
+mod scrub;
 mod start;
 mod takeover;

@@ -30,6 +30,7 @@ use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Format version written by this code.
 pub const CATALOG_VERSION: u16 = 1;
@@ -113,8 +114,12 @@ impl Catalog {
     }
 
     /// A number greater than every one before it, also after a power failure. Call it once per start.
+    ///
+    /// A new catalog begins with the time, because the one it may stand in for has given out numbers already: an engine that
+    /// remembers one of them must not take this life for that one.
     pub fn next_incarnation(&self) -> Result<u64, CatalogError> {
-        let next = self.meta(b"incarnation")?.map_or(0, u64::from_le_bytes) + 1;
+        let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64);
+        let next = self.meta(b"incarnation")?.map_or_else(now_ms, |last| u64::from_le_bytes(last) + 1);
         self.put_synced(META, b"incarnation", &next.to_le_bytes())?;
         Ok(next)
     }

@@ -7,7 +7,7 @@ use super::block;
 use super::config::NvmeConfig;
 use super::error::OpenError;
 use super::foreign::Ends;
-use super::format::{COPY_AT, DATA_START, NoSuperblock, Page, Superblock};
+use super::format::{COPY_AT, DATA_START, FORMAT_VERSION, NoSuperblock, Page, Superblock};
 use crate::tier::TierLimits;
 use kvd_block::{Checksum, PAGE_BYTES, SlotIndex};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, fstatvfs};
@@ -185,12 +185,12 @@ impl Opening<'_> {
         if let Some(found) = ends.signature() {
             return Err(foreign(found));
         }
-        let found = match self.read_superblock(device_bytes) {
+        let found = match self.read_superblock() {
             Err(OpenError::NotOurs { .. }) => None,
             found => Some(found?),
         };
         match found {
-            Some(superblock) => self.adopt_as(superblock),
+            Some((superblock, whole)) => self.adopt_as(superblock, whole),
             None => match ends.anything() {
                 Some(found) => Err(foreign(found)),
                 None => {
@@ -223,7 +223,7 @@ impl Opening<'_> {
 
     /// Checks a file that was there, and brings it to the length that the settings want.
     fn adopt(&self, length: u64) -> Result<Superblock, OpenError> {
-        let superblock = self.read_superblock(length)?;
+        let (superblock, whole) = self.read_superblock()?;
         self.check_settings(&superblock)?;
         let full_length = DATA_START + self.limits.capacity_bytes;
         if length < DATA_START + superblock.capacity_bytes {
@@ -232,37 +232,49 @@ impl Opening<'_> {
         if length < full_length {
             self.allocate(length)?;
         }
-        self.adopt_as(superblock)
+        self.adopt_as(superblock, whole)
     }
 
-    /// Goes on with what is there, at the capacity that the settings want.
-    fn adopt_as(&self, superblock: Superblock) -> Result<Superblock, OpenError> {
+    /// Goes on with what is there, at the capacity that the settings want, and mends the pages when they are not `whole`.
+    fn adopt_as(&self, superblock: Superblock, whole: bool) -> Result<Superblock, OpenError> {
         self.check_settings(&superblock)?;
         if superblock.machine != machine() {
             info!(path = %self.path.display(), "the slots were made on another machine; their blocks are as good as ever");
         }
         let grown = Superblock { capacity_bytes: self.limits.capacity_bytes, ..superblock };
-        if grown != superblock {
+        if grown != superblock || !whole {
             self.write_superblock(&grown)?;
         }
         Ok(grown)
     }
 
-    fn read_superblock(&self, length: u64) -> Result<Superblock, OpenError> {
+    /// The superblock, and whether both of its pages are as they should be.
+    fn read_superblock(&self) -> Result<(Superblock, bool), OpenError> {
         let path = || self.path.to_owned();
-        if length < 2 * PAGE_BYTES {
-            return Err(self.not_ours("it is not a kvd slot file"));
-        }
-        let at = |offset| {
-            let mut page = Page::zeroed();
-            self.file.read_exact_at(&mut page.0, offset).map_err(self.os("reading its superblock"))?;
-            Ok(Superblock::decode(&page))
-        };
-        match (at(0)?, at(COPY_AT)?) {
-            (Ok(superblock), _) | (Err(_), Ok(superblock)) => Ok(superblock),
-            (Err(NoSuperblock::Newer(found)), _) => Err(OpenError::Newer { path: path(), found }),
+        let at = |offset| self.read_page(offset).map_err(self.os("reading its superblock"));
+        let (first, copy) = (at(0)?, at(COPY_AT)?);
+        match (Superblock::decode(&first), Superblock::decode(&copy)) {
+            (Ok(superblock), other) => Ok((superblock, other == Ok(superblock))),
+            (Err(_), Ok(superblock)) => Ok((superblock, false)),
+            (Err(NoSuperblock::Newer(found)), _) | (_, Err(NoSuperblock::Newer(found))) => Err(OpenError::Newer { path: path(), found }),
             (Err(NoSuperblock::OtherMagic), Err(NoSuperblock::OtherMagic)) => Err(self.not_ours("it is not a kvd slot file")),
-            _ => Err(OpenError::Damaged { path: path() }),
+            _ if may_be_newer(&first) || may_be_newer(&copy) => Err(OpenError::Damaged { path: path() }),
+            _ => {
+                // Labels and headers name themselves. The id is a new one, so no catalog is believed and they are read.
+                warn!(path = %self.path.display(), "both superblocks are damaged: they are made anew, and headers tell what is there");
+                Ok((self.new_superblock()?, false))
+            }
+        }
+    }
+
+    /// A page of the file; what lies after the file's end is zeros.
+    fn read_page(&self, offset: u64) -> io::Result<Box<Page>> {
+        let mut page = Page::zeroed();
+        loop {
+            match self.file.read_at(&mut page.0, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map(|_| page),
+            }
         }
     }
 
@@ -350,6 +362,11 @@ pub fn wipe(path: &Path, bytes: u64) -> Result<(), OpenError> {
         }
     }
     device.sync_all().map_err(os("clearing it"))
+}
+
+/// A damaged page of a version this code does not know is not for it to mend.
+fn may_be_newer(page: &Page) -> bool {
+    matches!(Superblock::decode(page), Err(NoSuperblock::Damaged)) && u16::from_le_bytes([page.0[8], page.0[9]]) > FORMAT_VERSION
 }
 
 fn random_id() -> io::Result<[u8; 16]> {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod conformance;
 mod serve;
 
@@ -23,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Run the daemon. No configuration is needed.
     Serve(serve::Arguments),
+    /// Measure a medium under recorded KV traffic: for storage vendors and whoever buys storage.
+    Bench(Box<bench::Arguments>),
     /// Check whether a directory or a block device keeps the promises that kvd relies on.
     Conformance(conformance::Arguments),
     /// The writer that a check kills.
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let text = match command {
         Command::Serve(arguments) => return serve::run(arguments),
+        Command::Bench(arguments) => return bench::run(*arguments),
         Command::Conformance(arguments) => return Ok(conformance::run(&arguments)),
         Command::ConformanceWriter { orders } => {
             return kvd_kit::conformance::write_until_killed(&orders).map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::msg);

@@ -17,6 +17,9 @@ pub struct Arguments {
     /// Replace the running daemon and keep what it has in memory.
     #[arg(long)]
     takeover: bool,
+    /// End when the process that started this one ends. `kvd bench` must leave nothing behind, even killed.
+    #[arg(long, hide = true)]
+    die_with_parent: bool,
     /// Shape of the journal on stderr. `KVD_LOG` chooses what is in it (default `info`).
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -26,6 +29,9 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = arguments.file.load()?;
     logging::start(arguments.log_format);
+    if arguments.die_with_parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).thread_name("kvd").enable_all().build();
     let runtime = runtime.map_err(|error| anyhow!("cannot start the runtime: {error}"))?;
     runtime.block_on(async {
