@@ -151,9 +151,6 @@ impl<'a> Engine<'a> {
                 break;
             }
         }
-        if !self.stop.load(Ordering::Relaxed) {
-            add(&self.tally.sums.missed_blocks, (found - loaded) as u64);
-        }
         loaded
     }
 
@@ -175,7 +172,10 @@ impl<'a> Engine<'a> {
         let mut whole = 0;
         for (index, hash) in window.hashes.iter().enumerate() {
             // The daemon settles every block by its deadline; the rest is for a daemon that does not.
-            let LoadGrant::Ready(slot) = window.load.wait_block(index, self.deadline + ANSWER_WITHIN) else { break };
+            let LoadGrant::Ready(slot) = window.load.wait_block(index, self.deadline + ANSWER_WITHIN) else {
+                add(&self.tally.sums.missed_blocks, 1);
+                break;
+            };
             if !self.copy_out(window.load.incarnation(), slot, *hash, hands) {
                 add(&self.tally.sums.refused_blocks, 1);
                 corrupt.push(index as u32);

@@ -16,6 +16,7 @@ pub struct Feed<'a> {
     trace: Trace,
     ahead: Option<Result<Request, TraceError>>,
     repeats: bool,
+    limit: Option<u64>,
     /// Requests given out.
     pub given: u64,
     /// Lines left out because they could not be read.
@@ -44,6 +45,7 @@ impl<'a> Feed<'a> {
             trace: Trace::open(&plan.trace, plan.trace_options)?,
             ahead: None,
             repeats,
+            limit: plan.most_requests,
             given: 0,
             skipped_before: 0,
             round_start_ms: 0,
@@ -51,6 +53,11 @@ impl<'a> Feed<'a> {
             error: None,
             open: Open::default(),
         })
+    }
+
+    /// From now on requests never end.
+    pub fn make_endless(&mut self) {
+        (self.repeats, self.limit) = (true, None);
     }
 
     /// Tokens of a block of the next request; zero when there is none.
@@ -90,7 +97,7 @@ impl<'a> Feed<'a> {
 
     /// The next request, in the order of the file.
     fn next(&mut self) -> Option<Request> {
-        if self.plan.most_requests.is_some_and(|most| self.given >= most) {
+        if self.limit.is_some_and(|most| self.given >= most) {
             return None;
         }
         loop {
@@ -186,5 +193,97 @@ impl Open {
             None => drop(self.sessions.remove(&id)),
         }
         Some((at_ms, request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::plan::Pace;
+    use crate::preset::Model;
+    use crate::{Target, trace};
+    use std::path::Path;
+    use std::time::Duration;
+
+    fn plan(trace: &Path, most_requests: Option<u64>) -> Plan {
+        Plan {
+            program: "kvd".into(),
+            target: Target::Null,
+            model: Model::of_bytes(1024),
+            kv_dtype: "bf16".into(),
+            tp: 1,
+            trace: trace.into(),
+            trace_options: trace::Options::default(),
+            block_tokens: None,
+            arena_bytes: 1 << 26,
+            storage_bytes: None,
+            pace: Pace::Open,
+            speed: 1.0,
+            concurrency: 1,
+            think_ms: None,
+            warm_up: Duration::ZERO,
+            duration: None,
+            most_requests,
+            most_input_tokens: None,
+            repeat: false,
+            prefill_tokens_per_second: None,
+            find_sessions: None,
+            deadline: Duration::from_secs(1),
+            compressible: false,
+            keep: false,
+            overwrite: false,
+            ceiling: None,
+        }
+    }
+
+    fn written(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::Builder::new().suffix(".jsonl").tempfile().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    fn sessions() -> tempfile::NamedTempFile {
+        let meta = |name| format!("{{\"trace\":\"{name}\",\"meta\":true,\"block_size\":64}}\n");
+        let row = |name, t| format!("{{\"trace\":\"{name}\",\"t\":{t},\"in\":64,\"out\":1,\"think\":null,\"runs\":[[1,1]]}}\n");
+        let session = |name, times: &[f64]| meta(name) + &times.iter().map(|t| row(name, *t)).collect::<String>();
+        written(&(session("a", &[0.0, 2.5]) + &session("b", &[0.0, 0.2, 0.1]) + &session("c", &[0.0])))
+    }
+
+    #[test]
+    fn sessions_with_clocks_of_their_own_start_one_after_the_other_and_overlap() {
+        let file = sessions();
+        let plan = plan(file.path(), None);
+        let mut feed = Feed::open(&plan, false).unwrap();
+        let due: Vec<(u64, u64)> =
+            std::iter::from_fn(|| feed.due(Clock::Session)).map(|(at_ms, request)| (at_ms, request.session)).collect();
+        assert_eq!(due, [(0, 0), (1000, 1), (1200, 1), (1200, 1), (2000, 2), (2500, 0)]);
+    }
+
+    #[test]
+    fn a_closed_loop_gets_whole_sessions_in_the_order_of_the_file() {
+        let file = sessions();
+        let plan = plan(file.path(), Some(4));
+        let mut feed = Feed::open(&plan, false).unwrap();
+        let lengths: Vec<usize> = std::iter::from_fn(|| feed.session()).map(|session| session.len()).collect();
+        assert_eq!((lengths, feed.given), (vec![2, 2], 4));
+    }
+
+    #[test]
+    fn a_repeated_trace_goes_on_in_time() {
+        let row = |at| format!("{{\"timestamp\": {at}, \"input_length\": 512, \"output_length\": 1, \"hash_ids\": [1]}}\n");
+        let file = written(&(row(0) + &row(300)));
+        let plan = plan(file.path(), Some(5));
+        let mut feed = Feed::open(&plan, true).unwrap();
+        let due: Vec<u64> = std::iter::from_fn(|| feed.due(Clock::Trace)).map(|(at_ms, _)| at_ms).collect();
+        assert_eq!(due, [0, 300, 1300, 1600, 2600]);
+    }
+
+    #[test]
+    fn a_broken_line_ends_the_feed_and_is_kept() {
+        let file = written("{\"timestamp\": 0, \"input_length\": 512, \"output_length\": 1, \"hash_ids\": [1]}\nnonsense\n");
+        let plan = plan(file.path(), None);
+        let mut feed = Feed::open(&plan, false).unwrap();
+        assert!(feed.session().is_some() && feed.session().is_none());
+        assert!(feed.error().unwrap().to_string().contains("line 2"));
     }
 }

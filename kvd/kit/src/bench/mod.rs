@@ -110,7 +110,7 @@ fn act(plan: &Plan, spec: &LayoutSpec, target: &Target, interrupted: &AtomicBool
     let disk = place.medium_path().and_then(Disk::under);
     let (tally, stop) = (Tally::default(), AtomicBool::new(false));
     let engine = Engine::connect(plan, spec, &daemon.socket, *target != Target::Null, &tally, &stop)?;
-    let feed = Mutex::new(Feed::open(plan, plan.repeat || plan.find_sessions.is_some())?);
+    let feed = Mutex::new(Feed::open(plan, plan.repeat)?);
     let stage = Stage { engine: &engine, tally: &tally, feed: &feed, stop: &stop, interrupted, disk: disk.as_ref() };
     let measured = measure(plan, &stage, &mut daemon, shows)?;
     let sessions = find_sessions(plan, &stage, &mut daemon, shows)?;
@@ -151,6 +151,7 @@ fn measure(plan: &Plan, stage: &Stage, daemon: &mut Daemon, shows: bool) -> Resu
 /// Tries numbers of sessions, on the cache as the measurement left it.
 fn find_sessions(plan: &Plan, stage: &Stage, daemon: &mut Daemon, shows: bool) -> Result<Option<Sessions>, BenchError> {
     let Some(search) = &plan.find_sessions else { return Ok(None) };
+    stage.feed.lock().expect("no panic while held").make_endless();
     let progress = Progress::new(shows, Some(search.step));
     let attempt = |sessions| {
         if stage.interrupted.load(Ordering::Relaxed) {

@@ -150,7 +150,7 @@ pub struct Integrity {
     pub refused_blocks: u64,
     /// Images that the daemon itself found corrupt.
     pub corrupt_images: u64,
-    /// Blocks promised by a lookup that a load did not bring: late, evicted or refused.
+    /// Blocks found by a lookup that were gone when they were loaded: late, evicted or corrupt. What is behind one is computed again.
     pub missed_blocks: u64,
     /// Calls the daemon did not answer.
     pub unanswered_calls: u64,

@@ -90,7 +90,7 @@ pub fn figures(report: &Report) -> Vec<(&'static str, Vec<(String, String)>)> {
         row("blocks compared byte for byte", count(integrity.verified_blocks)),
         row("wrong bytes delivered", count(integrity.wrong_bytes)),
         row("blocks refused by checksum", count(integrity.refused_blocks + integrity.corrupt_images)),
-        row("promised but not delivered", count(integrity.missed_blocks)),
+        row("found, but gone when loaded", count(integrity.missed_blocks)),
     ];
     vec![("Speed", speed), ("Cache", cache), ("Worth", worth(report)), ("Cost", cost), ("Integrity", sound)]
 }

@@ -62,7 +62,7 @@ sums! {
     wrong_bytes,
     /// Blocks whose checksum did not match: refused by the engine's side, computed again.
     refused_blocks,
-    /// Blocks that a lookup had found and a load did not bring.
+    /// Blocks that a lookup had found and a load did not bring; what is behind one is not asked for again.
     missed_blocks,
     /// Payload bytes copied into the arena.
     stored_bytes,

@@ -18,6 +18,7 @@ const INTERRUPTED: i32 = 130;
 
 /// What `kvd bench` takes.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct Arguments {
     /// What to measure: a directory on it (file:///mnt/disk, or the path), a block device (block:///dev/nvme1n1), mem://, or null://.
     #[arg(long, value_name = "URL")]
