@@ -200,7 +200,7 @@ class Setting:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "/")[-300:]
+    return " ".join(text.split()).replace("|", "/")[:200]
 
 
 def describe_machine() -> str:
