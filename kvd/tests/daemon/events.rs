@@ -139,12 +139,13 @@ fn a_restart_begins_with_a_clear_and_what_was_recovered() {
     Engine::connect(&home.socket(), "e").store(&sequence(1, 40));
     kvd.stop();
     let kvd = home.start(&[]);
+    let life = kvd.status().incarnation;
     super::support::runtime().block_on(async {
         let mut follower = Follower::default();
         while follower.next < kvd_next(&kvd).await {
             replay_all(&kvd.addresses.replay, &mut follower).await;
         }
-        assert!(matches!(follower.events[0], KvEvent::AllBlocksCleared { kvd_incarnation: 2 }));
+        assert!(matches!(follower.events[0], KvEvent::AllBlocksCleared { kvd_incarnation } if kvd_incarnation == life));
         assert_eq!(follower.resident, snapshot(&kvd).await.1);
         assert_eq!(follower.resident.len(), 40);
     });

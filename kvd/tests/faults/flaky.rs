@@ -5,9 +5,9 @@
 
 use super::place::base;
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
-    TimeOrNow, WriteFlags,
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+    Request, TimeOrNow, WriteFlags,
 };
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -53,7 +53,7 @@ pub struct Faults {
 }
 
 #[derive(Debug)]
-struct Switch {
+pub struct Switch {
     faults: Mutex<(Faults, StdRng, u64)>,
     changed: Condvar,
 }
@@ -118,9 +118,28 @@ impl Flaky {
         self.switch.changed.notify_all();
     }
 
+    /// As [`Flaky::set`], until what it returns is dropped. A daemon cannot be waited for while its I/O stalls, not even when
+    /// the test has failed.
+    #[must_use]
+    pub fn until_dropped(&self, faults: Faults) -> Calm {
+        self.set(faults);
+        Calm(self.switch.clone())
+    }
+
     /// Calls that were made to fail.
     pub fn failed_calls(&self) -> u64 {
         self.switch.faults.lock().unwrap().2
+    }
+}
+
+/// Ends all faults when dropped.
+#[derive(Debug)]
+pub struct Calm(Arc<Switch>);
+
+impl Drop for Calm {
+    fn drop(&mut self) {
+        self.0.faults.lock().unwrap().0 = Faults::default();
+        self.0.changed.notify_all();
     }
 }
 
@@ -242,6 +261,12 @@ macro_rules! attempt {
 }
 
 impl Filesystem for Through {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Else a few stalled calls keep the kernel from sending others.
+        let _ = config.set_max_background(1024);
+        Ok(())
+    }
+
     fn lookup(&self, _: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         attempt!(reply, fs::symlink_metadata(self.backing.join(name)));
         let ino = INodeNo(self.number(name));

@@ -21,9 +21,11 @@ pub const TESTS: &[Test] = &[
     ("io::everything_at_once_under_load_never_gives_a_wrong_byte", Needs::Fuse, everything),
     ("io::reads_that_stall_are_misses_at_the_deadline", Needs::Fuse, stalled_reads),
     ("io::writes_that_stall_keep_nobody_waiting", Needs::Fuse, stalled_writes),
+    ("io::writes_that_stall_keep_nobody_waiting_by_pread_either", Needs::Fuse, stalled_writes_posix),
     ("io::a_daemon_whose_disk_stalls_stops_in_bounded_time", Needs::Fuse, stop_while_stalled),
     ("io::a_daemon_whose_disk_stalls_stops_in_bounded_time_by_pread_too", Needs::Fuse, stop_while_stalled_posix),
     ("io::a_catalog_that_cannot_be_written_costs_misses_after_a_restart_at_most", Needs::Fuse, failing_catalog),
+    ("io::a_catalog_without_room_costs_misses_after_a_restart_at_most", Needs::Fuse, full_catalog),
     ("io::the_scrubber_forgets_what_cannot_be_read_only_while_the_device_answers", Needs::Fuse, scrubbed_device),
 ];
 
@@ -160,6 +162,7 @@ fn everything() {
     let flaky = Flaky::new(6);
     let place = on(&flaky, "blocks.kvd", QUIET);
     let kvd = place.start();
+    let _calm = flaky.until_dropped(Faults::default());
     let load = Workload::start(place.socket(), Arc::new(Pool::large()), 3, 6);
     let faults =
         Faults { read_eio: 20, read_short: 50, read_flip: 20, write_eio: 20, write_short: 50, write_torn: 20, ..Faults::default() };
@@ -187,8 +190,8 @@ fn stalled_reads() {
     let (kvd, blocks) = stored(&place);
     stop(kvd, HANG);
     let kvd = place.start();
-    let (mut judge, mut other) = (Judge::at(&place), Judge::at(&place));
-    flaky.set(Faults { stall_reads: true, ..Faults::default() });
+    let (mut judge, mut other) = (Judge::at(&place), Judge::connect(&place.socket(), "other").unwrap());
+    let stall = flaky.until_dropped(Faults { stall_reads: true, ..Faults::default() });
     let began = Instant::now();
     assert_eq!(judge.load_within(&blocks[..50], 300).unwrap().misses, 50);
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
@@ -196,7 +199,7 @@ fn stalled_reads() {
     assert_eq!(other.store(&fresh).unwrap(), 20, "others are served meanwhile");
     assert_eq!(other.load(&fresh).unwrap().hits, 20);
     assert_eq!(kvd.counter("load_late"), 50);
-    flaky.set(Faults::default());
+    drop(stall);
     let hits = eventually("storage answers again", || {
         let loaded = judge.load_within(&blocks, 2000).unwrap();
         (loaded.hits == blocks.len()).then_some(loaded.hits)
@@ -207,10 +210,18 @@ fn stalled_reads() {
 }
 
 fn stalled_writes() {
+    writes_that_stall(QUIET);
+}
+
+fn stalled_writes_posix() {
+    writes_that_stall(&format!("{QUIET}\nnvme.io = \"posix\""));
+}
+
+fn writes_that_stall(more: &str) {
     let flaky = Flaky::new(8);
-    let place = on(&flaky, "blocks.kvd", QUIET);
+    let place = on(&flaky, "blocks.kvd", more);
     let (kvd, blocks) = stored(&place);
-    flaky.set(Faults { stall_writes: true, ..Faults::default() });
+    let stall = flaky.until_dropped(Faults { stall_writes: true, ..Faults::default() });
     let mut judge = Judge::at(&place);
     let mut stored = 0;
     // Twice what the arena holds: what waits to be written is evicted, what is being written stays.
@@ -222,7 +233,7 @@ fn stalled_writes() {
     assert!(stored >= 1800, "only {stored} of 2000 were stored");
     assert_eq!(judge.load(&blocks).unwrap().hits, blocks.len(), "reads go on");
     assert!(judge.longest < Duration::from_secs(6), "{:?}", judge.longest);
-    flaky.set(Faults::default());
+    drop(stall);
     eventually("writes go on", || (kvd.counter("written") > 300).then_some(()));
     drop(judge);
     stop(kvd, HANG);
@@ -243,7 +254,7 @@ fn stops(more: &str) {
         let (kvd, blocks) = stored(&place);
         stop(kvd, HANG);
         let mut kvd = place.start();
-        flaky.set(faults);
+        let stall = flaky.until_dropped(faults);
         let mut judge = Judge::at(&place);
         judge.store(&sequence(5_000_000, 50)).unwrap();
         let _ = judge.load_within(&blocks[..40], 100).unwrap();
@@ -257,8 +268,9 @@ fn stops(more: &str) {
         });
         assert!(!place.socket().exists(), "engines see that it is gone");
         let gone_before_the_stall_ended = kvd.child.try_wait().unwrap().is_some();
-        eprintln!("stop with {faults:?}: done after {told:?}, gone while stalled: {gone_before_the_stall_ended}");
-        flaky.set(Faults::default());
+        let what = if faults.stall_reads { "reads" } else { "writes" };
+        eprintln!("stop while {what} stall: done after {told:?}; process gone while stalled: {gone_before_the_stall_ended}");
+        drop(stall);
         super::place::ended(&mut kvd.child, HANG);
         let _kvd = place.start();
         assert_eq!(Judge::at(&place).load(&blocks).unwrap().hits, blocks.len());
@@ -266,12 +278,20 @@ fn stops(more: &str) {
 }
 
 fn failing_catalog() {
+    catalog_that_fails(Faults { write_eio: 1000, sync_eio: 1000, ..Faults::default() });
+}
+
+fn full_catalog() {
+    catalog_that_fails(Faults { write_full: 1000, ..Faults::default() });
+}
+
+fn catalog_that_fails(faults: Faults) {
     let flaky = Flaky::new(10);
     let place = on(&flaky, "catalog", QUIET);
     let (kvd, blocks) = stored(&place);
     // Rows follow within milliseconds and nobody can wait for them.
     std::thread::sleep(Duration::from_millis(300));
-    flaky.set(Faults { write_eio: 1000, sync_eio: 1000, ..Faults::default() });
+    flaky.set(faults);
     let lost = store_pieces(&place, &kvd, 6_000_000, 2);
     assert_eq!(Judge::at(&place).load(&blocks).unwrap().hits, blocks.len());
     eventually("it says so", || place.journal().contains("catalog rows are lost").then_some(()));

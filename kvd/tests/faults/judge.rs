@@ -171,11 +171,6 @@ impl Judge {
         Ok(loaded)
     }
 
-    /// Borrows slots for blocks and never says more.
-    pub fn begin_store(&mut self, blocks: &[NewBlock]) -> Result<(), Gone> {
-        self.ask(Request::PrepareStore { layout: self.layout, blocks: blocks.to_vec() }).map(drop)
-    }
-
     fn slot(&self, at: SlotIndex) -> Slot {
         Slot::new(self.arena.clone(), at, layout().slot_bytes())
     }

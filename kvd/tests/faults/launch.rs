@@ -73,7 +73,13 @@ fn become_daemon(without: Without, program: &str, arguments: &[&str]) -> ExitCod
     if without.uring {
         forbid_uring();
     }
-    let error = Command::new(program).args(arguments).exec();
+    let mut command = Command::new(program);
+    if without.memlock.is_some() && rustix::process::geteuid().is_root() {
+        // The limit binds only who lacks the capability.
+        command = Command::new("setpriv");
+        command.args(["--bounding-set", "-ipc_lock", program]);
+    }
+    let error = command.args(arguments).exec();
     eprintln!("{program}: {error}");
     ExitCode::FAILURE
 }

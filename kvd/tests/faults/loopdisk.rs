@@ -54,16 +54,17 @@ impl LoopDisk {
 
     /// Unmounts it, has it checked, and mounts it again.
     pub fn mount_again(&self) -> Result<(), String> {
-        run("umount", &[&text(&self.mount)])?;
+        // The kernel takes an io_uring apart after its process is gone.
+        super::support::eventually("it is not in use", || run("umount", &[&text(&self.mount)]).ok());
         // Finds something to mend, and says so by its exit code.
         let _ = run("e2fsck", &["-p", "-f", &text(&self.image)]);
         run("mount", &["-o", "loop", &text(&self.image), &text(&self.mount)])
     }
 
     /// Fills it with other data to the last block.
-    pub fn fill(&self) -> PathBuf {
+    pub fn fill(&self, name: &str) -> PathBuf {
         use std::io::Write;
-        let path = self.mount.join("other-data");
+        let path = self.mount.join(name);
         let mut file = fs::File::create(&path).unwrap();
         for size in [1 << 20, 4096, 512] {
             while file.write_all(&vec![7; size]).is_ok() {}

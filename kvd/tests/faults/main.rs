@@ -32,6 +32,7 @@ use std::process::ExitCode;
 /// What a test needs of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
+    /// What every machine has.
     Nothing,
     /// To mount a file as a filesystem.
     LoopDisk,

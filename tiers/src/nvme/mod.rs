@@ -131,10 +131,11 @@ impl NvmeTier {
         scan::scan(&self.device, on_found);
     }
 
-    fn inbox(&self) -> &Inbox<Job> {
+    fn inbox(&self, job: &Job) -> &Inbox<Job> {
         match &self.engine {
             Engine::Ring(ring) => &ring.inbox,
-            Engine::Posix { engine, .. } => &engine.inbox,
+            Engine::Posix { engine, .. } if job.is_read() => &engine.reads,
+            Engine::Posix { engine, .. } => &engine.writes,
         }
     }
 
@@ -154,9 +155,10 @@ impl NvmeTier {
         }
     }
 
-    /// Hands the jobs over in one piece, so that a batch costs one wake-up.
+    /// Hands the jobs, which are of one kind, over in one piece, so that a batch costs one wake-up.
     fn submit(&self, jobs: Vec<Job>) {
-        if let Err(jobs) = self.inbox().push(jobs) {
+        let Some(first) = jobs.first() else { return };
+        if let Err(jobs) = self.inbox(first).push(jobs) {
             jobs.into_iter().for_each(|job| job.finish(Err(Failure::Closed)));
         }
     }
@@ -182,7 +184,8 @@ fn start(device: &Arc<Device>, config: &NvmeConfig) -> Result<(Engine, Option<Ve
 }
 
 fn no_uring(source: &io::Error) -> String {
-    tracing::warn!(error = %source, "io_uring cannot be used: blocks are moved by pread and pwrite, at more CPU");
+    let hint = if source.raw_os_error() == Some(libc::ENOMEM) { "; raise RLIMIT_MEMLOCK" } else { "" };
+    tracing::warn!(error = %source, "io_uring cannot be used: blocks are moved by pread and pwrite, at more CPU{hint}");
     format!("io_uring cannot be used: {source}")
 }
 
