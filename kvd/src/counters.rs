@@ -45,6 +45,8 @@ counters! {
     written "Blocks written to storage."
     write_failed "Writes to storage that failed."
     read_failed "Reads from storage that failed and left the image where it is."
+    erased "Purged images overwritten on storage."
+    erase_failed "Purged images that could not be overwritten; a scan still knows them for purged."
     offload_skipped "Blocks never written to storage because the backlog was full."
     evicted_cpu "Blocks evicted from the arena."
     evicted_cpu_unwritten "Blocks evicted from the arena that had no copy on storage: lost."

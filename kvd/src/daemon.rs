@@ -348,7 +348,8 @@ fn define_inherited(inherited: &Inherited, storage: Option<&Storage>, ledger: &m
             None => layouts.free_handle(),
         };
         if let Some(handle) = handle {
-            recovery::define(ledger, layouts, handle, spec.clone());
+            let generation = storage.map_or(0, |storage| storage.generation(spec.id()));
+            recovery::define(ledger, layouts, handle, spec.clone(), generation);
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! on this thread waits: not for a disk, not for an engine, not for a subscriber.
 
 use crate::clock::Clock;
+use crate::events::Taps;
 use crate::executor::Executor;
 use crate::measure::Measures;
 use crate::session::Outbox;
@@ -65,6 +66,8 @@ pub struct View<'a> {
     pub ledger: &'a Ledger,
     /// Number of the next event message: everything up to now has a smaller one.
     pub next_event: u64,
+    /// Where edges are noted for snapshots.
+    pub taps: &'a mut Taps,
 }
 
 /// Sends to the driver.
@@ -177,7 +180,8 @@ impl Loop {
             Turn::Attach(session, outbox) => self.executor.attach(session, outbox),
             Turn::Ask(question) => {
                 self.executor.end_turn(&self.ledger);
-                question(&mut View { ledger: &self.ledger, next_event: self.executor.next_event() });
+                let next_event = self.executor.next_event();
+                question(&mut View { ledger: &self.ledger, next_event, taps: self.executor.taps() });
             }
             Turn::Announce | Turn::Stop => {}
         }

@@ -5,13 +5,13 @@
 
 use crate::clock::unix_ms;
 use crate::driver::Driver;
-use crate::events::EventFeed;
+use crate::events::{EventFeed, Taps};
 use crate::layouts::Layouts;
 use crate::measure::Measures;
 use crate::recovery::catalog_row;
 use crate::session::{NotQueued, Outbox};
-use crate::storage::{Storage, read_result, write_result};
-use kvd_block::{BlockHeader, LayoutHandle, RequestId, SessionId, SlotIndex};
+use crate::storage::{Storage, erase_result, read_result, write_result};
+use kvd_block::{BlockHeader, LayoutHandle, OpId, RequestId, SessionId, SlotIndex};
 use kvd_ledger::{Action, Input, Ledger, LedgerReply, ReadResult, SealedBlock, Transfer, WriteResult};
 use kvd_proto::local::{Reply, ToEngine};
 use kvd_shm::{Arena, Slot};
@@ -47,7 +47,7 @@ pub struct Executor {
 struct Pending {
     writes: Vec<Transfer>,
     reads: Vec<Transfer>,
-    erases: Vec<SlotIndex>,
+    erases: Vec<(OpId, SlotIndex)>,
     changes: Vec<CatalogChange>,
 }
 
@@ -75,6 +75,11 @@ impl Executor {
         self.sessions.remove(&session);
     }
 
+    /// Where edges are noted for snapshots.
+    pub fn taps(&mut self) -> &mut Taps {
+        &mut self.events.taps
+    }
+
     /// Number of the next event message.
     pub fn next_event(&self) -> u64 {
         self.events.next_number()
@@ -96,8 +101,9 @@ impl Executor {
                 Action::Seal(block) => self.seal(block),
                 Action::Write(transfer) => self.queue_write(transfer),
                 Action::Read(transfer) => self.queue_read(transfer),
-                Action::Erase(address) => self.queue_erase(address),
+                Action::Erase { op, address } => self.queue_erase(op, address),
                 Action::CatalogPut(row) => self.pending.changes.push(CatalogChange::Put(catalog_row(row))),
+                Action::CatalogPurge { layout, generation } => self.pending.changes.push(CatalogChange::Purge { layout, generation }),
                 Action::CatalogDelete(key) => self.pending.changes.push(CatalogChange::Delete(key)),
                 Action::Publish(edge) => self.events.push(edge),
             }
@@ -140,6 +146,7 @@ impl Executor {
             route: block.route,
             position: block.position,
             created_unix_ms: unix_ms(),
+            generation: block.generation,
             layout: layout.spec.clone(),
             stripes: block.stripes,
             tokens,
@@ -166,11 +173,11 @@ impl Executor {
         self.pending.reads.push(transfer);
     }
 
-    fn queue_erase(&mut self, address: SlotIndex) {
+    fn queue_erase(&mut self, op: OpId, address: SlotIndex) {
         if !self.pending.writes.is_empty() || !self.pending.reads.is_empty() {
             self.start_transfers();
         }
-        self.pending.erases.push(address);
+        self.pending.erases.push((op, address));
     }
 
     fn start_transfers(&mut self) {
@@ -187,8 +194,8 @@ impl Executor {
             self.start_reads(&storage, &*tier, transfers);
         }
         if !self.pending.erases.is_empty() {
-            let erased = tier.erase(std::mem::take(&mut self.pending.erases));
-            self.runtime.spawn(async move { storage.report_erased(erased.await) });
+            let erases = std::mem::take(&mut self.pending.erases);
+            self.start_erases(&storage, &*tier, erases);
         }
     }
 
@@ -228,6 +235,17 @@ impl Executor {
         });
     }
 
+    fn start_erases(&self, storage: &Arc<Storage>, tier: &dyn Tier, erases: Vec<(OpId, SlotIndex)>) {
+        let completion = tier.erase(erases.iter().map(|(_, address)| *address).collect());
+        let (storage, driver) = (storage.clone(), self.driver.clone());
+        self.runtime.spawn(async move {
+            let outcomes = completion.await.unwrap_or_default();
+            let mut results = outcomes.into_iter().map(|outcome| erase_result(&storage, outcome));
+            let done = |(op, _)| Input::EraseDone { op, result: results.next().unwrap_or(WriteResult::Failed) };
+            let _ = driver.inputs(erases.into_iter().map(done).collect()).await;
+        });
+    }
+
     fn layout_id(&self, handle: LayoutHandle) -> kvd_block::LayoutId {
         self.layouts.get(handle).map_or_else(Default::default, |layout| layout.id)
     }
@@ -236,8 +254,8 @@ impl Executor {
     fn refuse_transfers(&mut self) {
         let writes = self.pending.writes.drain(..).map(|transfer| Input::WriteDone { op: transfer.op, result: WriteResult::Failed });
         let reads = self.pending.reads.drain(..).map(|transfer| Input::ReadDone { op: transfer.op, result: ReadResult::Failed });
-        let inputs: Vec<Input> = writes.chain(reads).collect();
-        self.pending.erases.clear();
+        let erases = self.pending.erases.drain(..).map(|(op, _)| Input::EraseDone { op, result: WriteResult::Failed });
+        let inputs: Vec<Input> = writes.chain(reads).chain(erases).collect();
         if !inputs.is_empty() {
             let driver = self.driver.clone();
             self.runtime.spawn(async move { driver.inputs(inputs).await });

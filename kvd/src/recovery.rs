@@ -6,10 +6,10 @@
 //! `a_million_rows_come_back_in_seconds`.
 
 use crate::layouts::Layouts;
-use crate::storage::{Medium, Opened, Storage, StorageError};
+use crate::storage::{Medium, Opened, Purged, Storage, StorageError};
 use kvd_block::{BlockKey, LayoutHandle, LayoutSpec, Tick, TierKind};
 use kvd_ledger::{Action, CatalogRow, Input, Ledger};
-use kvd_tiers::{Catalog, CatalogChange};
+use kvd_tiers::{Catalog, CatalogChange, CatalogError};
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{info, warn};
@@ -28,22 +28,24 @@ pub struct Recovered {
 }
 
 /// Defines a layout in the registry and in the ledger.
-pub fn define(ledger: &mut Ledger, layouts: &Layouts, handle: LayoutHandle, spec: LayoutSpec) {
+pub fn define(ledger: &mut Ledger, layouts: &Layouts, handle: LayoutHandle, spec: LayoutSpec, generation: u64) {
     let (slot_pages, ranks) = (spec.slot_pages(), spec.ranks);
     layouts.insert(handle, spec);
-    ledger.step(Tick(0), Input::DefineLayout { layout: handle, slot_pages, ranks }, &mut Vec::new());
+    ledger.step(Tick(0), Input::DefineLayout { layout: handle, slot_pages, ranks, generation }, &mut Vec::new());
 }
 
 /// Fills `ledger` and `layouts` from opened storage, and makes it ready for transfers. Blocks.
 pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &Layouts) -> Result<(Storage, Recovered), StorageError> {
     let started = Instant::now();
-    let Opened { medium, catalog, must_scan } = opened;
+    let Opened { medium, catalog, purges, must_scan } = opened;
     let mut actions = Vec::new();
     for (handle, spec) in catalog.layouts() {
-        define(ledger, layouts, handle, spec);
+        let generation = purges.generation(spec.id());
+        define(ledger, layouts, handle, spec, generation);
     }
+    finish_purges(&catalog, &purges)?;
     if must_scan {
-        scan(&medium, &catalog, ledger, layouts, &mut actions)?;
+        scan(&medium, &catalog, &purges, ledger, layouts, &mut actions)?;
         if let Some(id) = medium.id() {
             // Last, so that a scan that is cut off is done again.
             catalog.set_data_file_id(id)?;
@@ -52,7 +54,7 @@ pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &La
         catalog.scan(BATCH_ROWS, |rows| feed(ledger, rows.into_iter().map(ledger_row).collect(), &mut actions))?;
     }
     let detail = format!("{detail} ({})", medium.probe_line());
-    let storage = Storage::new(medium.into_tier(), Arc::new(catalog), detail)?;
+    let storage = Storage::new(medium.into_tier(), Arc::new(catalog), purges, detail)?;
     forget_refused(&storage, actions);
     let blocks = ledger.totals(TierKind::Nvme).blocks;
     let recovered = Recovered { blocks, ms: started.elapsed().as_millis() as u64, scanned: must_scan };
@@ -60,19 +62,58 @@ pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &La
     Ok((storage, recovered))
 }
 
+/// Removes the rows of layouts whose purge the catalog did not live to see. Without a catalog there are none, and it has seen all.
+fn finish_purges(catalog: &Catalog, purges: &Purged) -> Result<(), StorageError> {
+    let mut missed = Vec::new();
+    for (layout, spec) in catalog.layouts() {
+        let generation = purges.generation(spec.id());
+        if catalog.purged(layout)? < generation {
+            missed.push(CatalogChange::Purge { layout: Some(layout), generation });
+        }
+    }
+    if !missed.is_empty() {
+        info!(layouts = missed.len(), "rows of purged blocks are removed");
+    }
+    Ok(catalog.apply(missed)?)
+}
+
+/// The handle of a layout, kept. Rows that a layout new to the catalog will get are of blocks younger than its last purge.
+pub fn layout_handle(catalog: &Catalog, spec: &LayoutSpec, generation: u64) -> Result<LayoutHandle, CatalogError> {
+    let layout = catalog.layout_handle(spec)?;
+    if catalog.purged(layout)? < generation {
+        catalog.apply([CatalogChange::Purge { layout: Some(layout), generation }])?;
+    }
+    Ok(layout)
+}
+
 fn feed(ledger: &mut Ledger, rows: Vec<CatalogRow>, actions: &mut Vec<Action>) {
     ledger.step(Tick(0), Input::Recovered { tier: TierKind::Nvme, rows }, actions);
 }
 
-/// Reads every header of the slot file into the ledger and into the (empty) catalog.
-fn scan(medium: &Medium, catalog: &Catalog, ledger: &mut Ledger, layouts: &Layouts, actions: &mut Vec<Action>) -> Result<(), StorageError> {
+/// Reads every header of the slot file into the ledger and into the (empty) catalog, but those of images that were purged.
+fn scan(
+    medium: &Medium,
+    catalog: &Catalog,
+    purges: &Purged,
+    ledger: &mut Ledger,
+    layouts: &Layouts,
+    actions: &mut Vec<Action>,
+) -> Result<(), StorageError> {
     let mut failure = None;
+    let mut dead = 0u64;
     let mut rows = Vec::with_capacity(BATCH_ROWS);
     medium.scan(|image| {
         let header = image.header;
+        let generation = purges.generation(header.layout.id());
+        if header.generation < generation {
+            dead += 1;
+            return;
+        }
         let handle = match layouts.find(header.layout.id()) {
             Some(layout) => Ok(layout.handle),
-            None => catalog.layout_handle(&header.layout).inspect(|handle| define(ledger, layouts, *handle, header.layout.clone())),
+            None => layout_handle(catalog, &header.layout, generation).inspect(|handle| {
+                define(ledger, layouts, *handle, header.layout.clone(), generation);
+            }),
         };
         match handle {
             Ok(layout) => rows.push(CatalogRow {
@@ -89,27 +130,26 @@ fn scan(medium: &Medium, catalog: &Catalog, ledger: &mut Ledger, layouts: &Layou
         }
     });
     keep_found(catalog, ledger, &mut rows, actions)?;
+    if dead > 0 {
+        info!(images = dead, "images that were purged are left where they are, to be overwritten");
+    }
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn keep_found(
-    catalog: &Catalog,
-    ledger: &mut Ledger,
-    rows: &mut Vec<CatalogRow>,
-    actions: &mut Vec<Action>,
-) -> Result<(), kvd_tiers::CatalogError> {
+fn keep_found(catalog: &Catalog, ledger: &mut Ledger, rows: &mut Vec<CatalogRow>, actions: &mut Vec<Action>) -> Result<(), CatalogError> {
     let rows = std::mem::take(rows);
     catalog.apply(rows.iter().map(|row| CatalogChange::Put(catalog_row(*row))))?;
     feed(ledger, rows, actions);
     Ok(())
 }
 
-/// Removes the rows that the ledger did not believe.
+/// Removes or mends the rows that the ledger did not believe.
 fn forget_refused(storage: &Storage, actions: Vec<Action>) {
     let refused: Vec<_> = actions
         .into_iter()
         .filter_map(|action| match action {
             Action::CatalogDelete(key) => Some(CatalogChange::Delete(key)),
+            Action::CatalogPut(row) => Some(CatalogChange::Put(catalog_row(row))),
             _ => None,
         })
         .collect();

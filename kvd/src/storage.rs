@@ -2,12 +2,12 @@
 
 use crate::machine::DATA_FILE;
 use crate::settings::{IoChoice, MediumChoice, NvmeSettings};
-use kvd_block::{LayoutHandle, LayoutSpec};
+use kvd_block::{LayoutHandle, LayoutId, LayoutSpec};
 use kvd_ledger::{ReadResult, WriteResult};
 use kvd_shm::Arena;
 use kvd_tiers::{
-    Catalog, CatalogChange, CatalogError, CatalogWriter, FoundImage, IoEngine, MemoryTier, NullTier, NvmeConfig, NvmeTier, OpenError, Tier,
-    TierError, TierLimits,
+    Catalog, CatalogChange, CatalogError, CatalogWriter, FoundImage, IoEngine, MemoryTier, NullTier, NvmeConfig, NvmeTier, OpenError,
+    PurgeTable, Tier, TierError, TierLimits,
 };
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
@@ -67,6 +67,7 @@ struct Open {
     tier: Arc<dyn Tier>,
     writer: CatalogWriter,
     catalog: Arc<Catalog>,
+    purges: Purged,
 }
 
 /// What was opened for the blocks.
@@ -87,6 +88,8 @@ pub struct Opened {
     pub medium: Medium,
     /// Its catalog.
     pub catalog: Catalog,
+    /// What was purged.
+    pub purges: Purged,
     /// The catalog was lost or describes another medium: it must be filled from a scan.
     pub must_scan: bool,
 }
@@ -126,12 +129,34 @@ impl Medium {
         }
     }
 
+    fn purges(&self) -> Purged {
+        match self {
+            Medium::Slots(tier) => Purged(Some(tier.purge_table())),
+            Medium::Memory(_) | Medium::Null(_) => Purged(None),
+        }
+    }
+
     /// What the catalog must name to describe this medium; nothing does where nothing survives.
     pub fn id(&self) -> Option<[u8; 16]> {
         match self {
             Medium::Slots(tier) => Some(tier.file_id()),
             Medium::Memory(_) | Medium::Null(_) => None,
         }
+    }
+}
+
+/// What was purged from a medium. Where nothing survives, nothing has to be remembered.
+#[derive(Debug)]
+pub struct Purged(Option<PurgeTable>);
+
+impl Purged {
+    /// What headers of this layout's images must say at least.
+    pub fn generation(&self, layout: LayoutId) -> u64 {
+        self.0.as_ref().map_or(0, |table| table.generation(layout))
+    }
+
+    fn purge(&self, layout: Option<LayoutId>) -> std::io::Result<u64> {
+        self.0.as_ref().map_or(Ok(0), |table| table.purge(layout))
     }
 }
 
@@ -142,7 +167,8 @@ pub fn open(settings: &NvmeSettings, arena: Arc<Arena>) -> Result<Opened, Storag
     let medium = open_medium(settings, slots_path(settings), arena)?;
     let catalog_dir = if medium.id().is_some() { CATALOG_DIR } else { PASSING_CATALOG_DIR };
     let (catalog, must_scan) = open_catalog(&dir.join(catalog_dir), medium.id())?;
-    Ok(Opened { medium, catalog, must_scan })
+    let purges = medium.purges();
+    Ok(Opened { medium, catalog, purges, must_scan })
 }
 
 /// The file or device of the slots, whether or not it is used.
@@ -208,9 +234,9 @@ fn replace_catalog(dir: &Path, broken: &CatalogError) -> Result<Catalog, Catalog
 
 impl Storage {
     /// Storage that is ready for transfers.
-    pub fn new(tier: Arc<dyn Tier>, catalog: Arc<Catalog>, detail: String) -> Result<Storage, StorageError> {
+    pub fn new(tier: Arc<dyn Tier>, catalog: Arc<Catalog>, purges: Purged, detail: String) -> Result<Storage, StorageError> {
         let writer = CatalogWriter::start(catalog.clone(), MOST_CHANGES).map_err(StorageError::Thread)?;
-        Ok(Storage { detail, open: RwLock::new(Some(Open { tier, writer, catalog })), complaints: Complaints::default() })
+        Ok(Storage { detail, open: RwLock::new(Some(Open { tier, writer, catalog, purges })), complaints: Complaints::default() })
     }
 
     /// What moves images; nothing once closed.
@@ -220,8 +246,20 @@ impl Storage {
 
     /// The handle of a layout, kept. Blocks.
     pub fn layout_handle(&self, spec: &LayoutSpec) -> Result<LayoutHandle, String> {
-        let catalog = self.with(|open| open.catalog.clone()).ok_or("the daemon is stopping")?;
-        catalog.layout_handle(spec).map_err(|error| error.to_string())
+        let opened = self.with(|open| (open.catalog.clone(), open.purges.generation(spec.id())));
+        let (catalog, generation) = opened.ok_or("the daemon is stopping")?;
+        crate::recovery::layout_handle(&catalog, spec, generation).map_err(|error| error.to_string())
+    }
+
+    /// What headers of this layout's blocks say until its next purge.
+    pub fn generation(&self, layout: LayoutId) -> u64 {
+        self.with(|open| open.purges.generation(layout)).unwrap_or(0)
+    }
+
+    /// Remembers a purge for good and returns its generation. Blocks. When it fails, nothing may be purged.
+    pub fn remember_purge(&self, layout: Option<LayoutId>) -> Result<u64, String> {
+        let remembered = self.with(|open| open.purges.purge(layout)).ok_or("the daemon is stopping")?;
+        remembered.map_err(|error| format!("the purge cannot be remembered in {}: {error}; nothing was purged", self.detail))
     }
 
     /// Keeps `changes` in the background. When the catalog is far behind they are dropped: a miss after the next restart.
@@ -246,13 +284,6 @@ impl Storage {
     fn with<T>(&self, work: impl FnOnce(&Open) -> T) -> Option<T> {
         self.open.read().expect("no panic while held").as_ref().map(work)
     }
-
-    /// Says that images could not be erased. They are found again by a scan only, and name themselves then.
-    pub fn report_erased(&self, outcomes: Option<Vec<Result<(), TierError>>>) {
-        for error in outcomes.unwrap_or_default().into_iter().filter_map(Result::err) {
-            self.complaints.once_a_minute("erase", || warn!(%error, "an image could not be erased"));
-        }
-    }
 }
 
 /// A write's outcome in the ledger's words. Trouble is told here, once a minute.
@@ -266,6 +297,16 @@ pub fn write_result(storage: &Storage, result: Result<(), TierError>) -> WriteRe
         let capacity_bytes = storage.tier().map_or(0, |tier| tier.limits().capacity_bytes);
         error!(%error, detail = storage.detail, capacity_bytes, full, "blocks are not written to storage for now");
     });
+    WriteResult::Failed
+}
+
+/// An erase's outcome in the ledger's words. What could not be erased is known for purged by its generation.
+pub fn erase_result(storage: &Storage, result: Result<(), TierError>) -> WriteResult {
+    let Err(error) = result else { return WriteResult::Written };
+    if matches!(error, TierError::Busy { .. }) {
+        return WriteResult::Busy;
+    }
+    storage.complaints.once_a_minute("erase", || warn!(%error, "a purged image could not be overwritten"));
     WriteResult::Failed
 }
 

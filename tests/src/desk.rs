@@ -4,10 +4,10 @@
 
 use crate::sim::setting::prompt;
 use kvd_block::{
-    BlockKey, BlockState, Checksum, FilledBlock, LayoutHandle, LeaseId, LoadGrant, NewBlock, PAGE_BYTES, RequestId, ResidencyEdge,
+    BlockKey, BlockState, Checksum, FilledBlock, LayoutHandle, LeaseId, LoadGrant, NewBlock, OpId, PAGE_BYTES, RequestId, ResidencyEdge,
     SequenceHash, SessionId, SlotIndex, StoreGrant, Tick, TierKind,
 };
-use kvd_ledger::{Action, Input, Ledger, LedgerConfig, LedgerReply, ReadResult, SpaceConfig, Transfer, WriteResult};
+use kvd_ledger::{Action, Input, Ledger, LedgerConfig, LedgerReply, ReadResult, SealedBlock, SpaceConfig, Transfer, WriteResult};
 
 /// The layout of most scenarios: slots of two pages, one rank.
 pub const SMALL: LayoutHandle = LayoutHandle(0);
@@ -38,6 +38,10 @@ pub struct Desk {
     pub writes: Vec<Transfer>,
     /// Reads under way.
     pub reads: Vec<Transfer>,
+    /// Erases under way.
+    pub erases: Vec<(OpId, SlotIndex)>,
+    /// Headers written, oldest first.
+    pub sealed: Vec<SealedBlock>,
     /// Notices, oldest first.
     pub notices: Vec<Notice>,
     /// Residency edges, oldest first.
@@ -61,9 +65,18 @@ impl Desk {
         (config.load_lease_ms, config.store_lease_ms, config.load_deadline_ms) = (LOAD_LEASE_MS, 2 * LOAD_LEASE_MS, LOAD_LEASE_MS / 2);
         change(&mut config);
         let ledger = Ledger::new(config);
-        let mut desk = Desk { ledger, now: 1, writes: Vec::new(), reads: Vec::new(), notices: Vec::new(), events: Vec::new() };
-        desk.tell(Input::DefineLayout { layout: SMALL, slot_pages: 2, ranks: 1 });
-        desk.tell(Input::DefineLayout { layout: LARGE, slot_pages: 4, ranks: 2 });
+        let mut desk = Desk {
+            ledger,
+            now: 1,
+            writes: Vec::new(),
+            reads: Vec::new(),
+            erases: Vec::new(),
+            sealed: Vec::new(),
+            notices: Vec::new(),
+            events: Vec::new(),
+        };
+        desk.tell(Input::DefineLayout { layout: SMALL, slot_pages: 2, ranks: 1, generation: 0 });
+        desk.tell(Input::DefineLayout { layout: LARGE, slot_pages: 4, ranks: 2, generation: 0 });
         for session in [1, 2].map(SessionId) {
             desk.tell(Input::OpenSession { session });
         }
@@ -82,6 +95,8 @@ impl Desk {
                 Action::Notify { lease, ready, missing, .. } => self.notices.push(Notice { lease, ready, missing }),
                 Action::Write(transfer) => self.writes.push(transfer),
                 Action::Read(transfer) => self.reads.push(transfer),
+                Action::Erase { op, address } => self.erases.push((op, address)),
+                Action::Seal(block) => self.sealed.push(block),
                 Action::Publish(edge) => self.events.push(edge),
                 _ => {}
             }
@@ -127,6 +142,13 @@ impl Desk {
     pub fn end_reads(&mut self, result: ReadResult) {
         for Transfer { op, .. } in std::mem::take(&mut self.reads) {
             self.tell(Input::ReadDone { op, result });
+        }
+    }
+
+    /// Ends every erase under way.
+    pub fn end_erases(&mut self, result: WriteResult) {
+        for (op, _) in std::mem::take(&mut self.erases) {
+            self.tell(Input::EraseDone { op, result });
         }
     }
 

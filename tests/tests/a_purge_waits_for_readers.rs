@@ -12,7 +12,7 @@ fn a_purge_waits_for_readers() {
     desk.store(engine, SMALL, &blocks);
     let (lease, _) = desk.prepare_load(engine, &blocks[..1], 0);
 
-    desk.tell(Input::Purge { layout: Some(SMALL) });
+    desk.tell(Input::Purge { layout: Some(SMALL), generation: 1 });
 
     assert_eq!(desk.lookup(&blocks), [BlockState::Miss; 2]);
     assert_eq!(desk.used_bytes(TierKind::Cpu), 2 * kvd_block::PAGE_BYTES, "one slot is being read");

@@ -23,6 +23,6 @@ pub use completion::{Completer, Completion};
 pub use error::TierError;
 pub use memory::MemoryTier;
 pub use null::NullTier;
-pub use nvme::{FoundImage, IoEngine, NvmeConfig, NvmeTier, OpenError};
+pub use nvme::{FoundImage, IoEngine, NvmeConfig, NvmeTier, OpenError, PurgeTable};
 pub use tier::{BlockName, ReadBlock, ReadOutcome, Tier, TierLimits, WriteBlock, WriteOutcome};
 pub use wrap::{FaultPlan, Faulty};

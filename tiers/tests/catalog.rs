@@ -221,3 +221,25 @@ fn a_full_queue_gives_the_changes_back_at_once() {
     let QueueFull(back) = writer.submit((0..11).map(|n| CatalogChange::Put(row(n))).collect()).unwrap_err();
     assert_eq!(back.len(), 11);
 }
+
+#[test]
+fn a_purge_takes_the_rows_of_its_layout_and_is_remembered() {
+    let folder = folder();
+    let catalog = Catalog::open(dir(&folder)).unwrap();
+    let of = |layout: u16, n: u32| {
+        let row = row(n);
+        CatalogRow { key: BlockKey { layout: LayoutHandle(layout), ..row.key }, ..row }
+    };
+    let layouts = [0, 1, 2, u16::MAX];
+    let every: Vec<CatalogRow> = layouts.iter().flat_map(|layout| (0..10).map(move |n| of(*layout, n))).collect();
+    catalog.put_and_delete(&every, &[]).unwrap();
+    let purge = |layout: Option<u16>, generation| CatalogChange::Purge { layout: layout.map(LayoutHandle), generation };
+    catalog.apply([purge(Some(1), 7), CatalogChange::Put(of(1, 3)), purge(Some(u16::MAX), 8)]).unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(dir(&folder)).unwrap();
+    let left: Vec<u16> = rows(&catalog).iter().map(|row| row.key.layout.0).collect();
+    assert_eq!(left, [[0; 10].as_slice(), &[1], &[2; 10]].concat(), "what was stored after the purge stays");
+    assert_eq!([0, 1, u16::MAX].map(|layout| catalog.purged(LayoutHandle(layout)).unwrap()), [0, 7, 8]);
+    catalog.apply([purge(None, 9)]).unwrap();
+    assert_eq!((rows(&catalog).len(), catalog.purged(LayoutHandle(0)).unwrap()), (0, 9));
+}

@@ -237,3 +237,50 @@ fn the_probe_line_says_which_way_blocks_take() {
     write(&tier, &arena, &sample_layout(), 0, 1);
     assert!(tier.probe_line().contains("io_uring"), "{}", tier.probe_line());
 }
+
+#[test]
+fn a_purge_is_remembered_by_the_file() {
+    let (folder, arena) = (folder(), arena());
+    let (one, other) = (sample_layout().id(), LayoutSpec { stripe_bytes: 40_000, ..sample_layout() }.id());
+    for engine in ENGINES {
+        let tier = NvmeTier::open(config(&folder, &arena, engine)).unwrap();
+        let purges = tier.purge_table();
+        let before = purges.generation(one);
+        assert!(purges.purge(Some(one)).unwrap() > before);
+        drop((tier, purges));
+        let tier = NvmeTier::open(config(&folder, &arena, engine)).unwrap();
+        let purges = tier.purge_table();
+        assert!(purges.generation(one) > before);
+        assert_eq!(purges.generation(other), 0);
+    }
+}
+
+#[test]
+fn a_purge_that_a_crash_tore_leaves_those_before_it() {
+    let (folder, arena) = (folder(), arena());
+    let layout = sample_layout().id();
+    let purges = NvmeTier::open(config(&folder, &arena, IoEngine::Posix)).unwrap().purge_table();
+    let generations = [(); 3].map(|()| purges.purge(Some(layout)).unwrap());
+    assert_eq!(generations, [1, 2, 3]);
+    drop(purges);
+    // The third is in the table of the first.
+    edit(&path(&folder), 65_536 + 262_144, |page| page[30] ^= 1);
+    let purges = NvmeTier::open(config(&folder, &arena, IoEngine::Posix)).unwrap().purge_table();
+    assert_eq!(purges.generation(layout), 2);
+    assert_eq!(purges.purge(Some(layout)).unwrap(), 3, "and the next one works");
+}
+
+#[test]
+fn thousands_of_layouts_can_be_purged_one_by_one() {
+    let (folder, arena) = (folder(), arena());
+    let layout = |number: u16| kvd_block::LayoutId([[1; 14].as_slice(), &number.to_le_bytes()].concat().try_into().unwrap());
+    let purges = NvmeTier::open(config(&folder, &arena, IoEngine::Posix)).unwrap().purge_table();
+    for number in 0..400 {
+        assert_eq!(purges.purge(Some(layout(number))).unwrap(), u64::from(number) + 1);
+    }
+    drop(purges);
+    let purges = NvmeTier::open(config(&folder, &arena, IoEngine::Posix)).unwrap().purge_table();
+    assert!((0..400).all(|number| purges.generation(layout(number)) == u64::from(number) + 1));
+    assert_eq!(purges.purge(None).unwrap(), 401);
+    assert_eq!(purges.generation(layout(0)), 401);
+}

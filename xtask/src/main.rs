@@ -36,6 +36,9 @@ enum Chore {
         /// The first seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
+        /// Print everything that happens.
+        #[arg(long)]
+        trace: bool,
     },
     /// Runs one bench, or lists them.
     Bench {
@@ -63,7 +66,7 @@ fn run() -> anyhow::Result<()> {
         Chore::Graph => graph::run(&repository),
         Chore::Tidy => tidy::run(&repository),
         Chore::Docs { check } => docs::run(&repository, check),
-        Chore::Sim { seeds, from } => sim::run(&repository, seeds, from),
+        Chore::Sim { seeds, from, trace } => sim::run(&repository, seeds, from, trace),
         Chore::Bench { name, arguments } => bench::run(&repository, name.as_deref(), &arguments),
     }
 }

@@ -164,6 +164,7 @@ impl Bench {
                 route: RouteHash(0),
                 position: 0,
                 created_unix_ms: 0,
+                generation: 0,
                 layout: self.pages.spec().clone(),
                 stripes: vec![*checksum],
                 tokens: vec![],

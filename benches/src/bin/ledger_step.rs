@@ -54,7 +54,7 @@ fn full_ledger() -> Ledger {
     let arena = SpaceConfig { capacity_bytes: u64::from(RESIDENT_BLOCKS / EXTENT_SLOTS) * extent_bytes, extent_bytes };
     let mut ledger = Ledger::new(LedgerConfig::new(arena, None));
     let mut actions = Vec::new();
-    ledger.step(Tick(0), Input::DefineLayout { layout: LAYOUT, slot_pages: SLOT_PAGES, ranks: 1 }, &mut actions);
+    ledger.step(Tick(0), Input::DefineLayout { layout: LAYOUT, slot_pages: SLOT_PAGES, ranks: 1, generation: 0 }, &mut actions);
     ledger.step(Tick(0), Input::OpenSession { session: SESSION }, &mut actions);
     for first in (0..RESIDENT_BLOCKS).step_by(PROMPT_BLOCKS as usize) {
         let rows = (first..first + PROMPT_BLOCKS).map(row).collect();

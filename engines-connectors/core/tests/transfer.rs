@@ -75,8 +75,17 @@ fn slots(spec: &LayoutSpec, blocks: usize) -> Vec<SlotIndex> {
 /// What the daemon does when a store completes.
 fn seal(arena: &Arena, slot: SlotIndex, spec: &LayoutSpec, hash: SequenceHash, stripes: Vec<Checksum>) {
     let parent = SequenceHash::ROOT;
-    let header =
-        BlockHeader { hash, parent, route: RouteHash(0), position: 0, created_unix_ms: 0, layout: spec.clone(), stripes, tokens: vec![] };
+    let header = BlockHeader {
+        hash,
+        parent,
+        route: RouteHash(0),
+        position: 0,
+        created_unix_ms: 0,
+        generation: 0,
+        layout: spec.clone(),
+        stripes,
+        tokens: vec![],
+    };
     let mut page = [0; 4096];
     header.encode(&mut page);
     arena.write_header(slot, &page);

@@ -12,10 +12,11 @@
 //!   16 16  layout id                  96  8  checksum of each rank's stripe (r × 8, room for 64)
 //!   32 16  sequence hash             608  n  layout, canonical encoding
 //!   48 16  parent sequence hash    608+n  4t token ids
+//! 4080  8  generation: the last purge of the layout before this was stored
 //! 4088  8  CRC-64/NVME of bytes 0..4088
 //! ```
 //!
-//! Token ids are left out (t = 0) when they do not fit.
+//! Token ids are left out (t = 0) when they do not fit. Token ids that reach into the last field leave no generation, which counts as 0.
 
 use crate::checksum::Checksum;
 use crate::hash::{LayoutId, RouteHash, SequenceHash};
@@ -28,6 +29,7 @@ const MAGIC: &[u8; 8] = b"kvdblock";
 const STRIPES_AT: usize = 96;
 const LAYOUT_AT: usize = STRIPES_AT + 8 * MAX_RANKS as usize;
 const CHECKSUM_AT: usize = HEADER_BYTES as usize - 8;
+const GENERATION_AT: usize = CHECKSUM_AT - 8;
 
 /// One page holding a header.
 pub type HeaderPage = [u8; HEADER_BYTES as usize];
@@ -45,6 +47,8 @@ pub struct BlockHeader {
     pub position: u32,
     /// When it was stored, milliseconds since 1970.
     pub created_unix_ms: u64,
+    /// The last purge of its layout before it was stored: see [`crate::Purges`].
+    pub generation: u64,
     /// What gives the payload its meaning.
     pub layout: LayoutSpec,
     /// Checksum of each rank's stripe, in rank order.
@@ -79,7 +83,7 @@ impl BlockHeader {
         let layout = self.layout.encode();
         assert_eq!(self.stripes.len(), usize::from(self.layout.ranks), "one checksum per rank");
         assert!(LAYOUT_AT + layout.len() <= CHECKSUM_AT, "layout was not validated");
-        let room = CHECKSUM_AT - LAYOUT_AT - layout.len();
+        let room = GENERATION_AT.saturating_sub(LAYOUT_AT + layout.len());
         let tokens: &[u32] = if self.tokens.len() * 4 <= room { &self.tokens } else { &[] };
         page.fill(0);
         let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
@@ -102,6 +106,10 @@ impl BlockHeader {
         put(LAYOUT_AT, &layout);
         for (i, token) in tokens.iter().enumerate() {
             put(LAYOUT_AT + layout.len() + 4 * i, &token.to_le_bytes());
+        }
+        let used = LAYOUT_AT + layout.len() + 4 * tokens.len();
+        if used <= GENERATION_AT {
+            page[GENERATION_AT..CHECKSUM_AT].copy_from_slice(&self.generation.to_le_bytes());
         }
         let checksum = Checksum::of(&page[..CHECKSUM_AT]);
         page[CHECKSUM_AT..].copy_from_slice(&checksum.0.to_le_bytes());
@@ -127,6 +135,7 @@ impl BlockHeader {
             route: RouteHash(u64_at(page, 64)),
             position: u32_at(page, 72),
             created_unix_ms: u64_at(page, 88),
+            generation: if tokens_end <= GENERATION_AT { u64_at(page, GENERATION_AT) } else { 0 },
             stripes: (0..ranks).map(|rank| stripe_checksum(page, rank as u16)).collect(),
             tokens: (0..token_count).map(|i| u32_at(page, tokens_at + 4 * i)).collect(),
             layout,
@@ -198,6 +207,7 @@ mod tests {
             route: RouteHash(3),
             position: 4,
             created_unix_ms: 5,
+            generation: 6,
             layout: LayoutSpec {
                 model: "m".into(),
                 weights: "w".into(),

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod image;
 pub mod layout;
 pub mod lease;
+pub mod purges;
 pub mod route;
 pub mod tier;
 pub mod units;
@@ -25,5 +26,6 @@ pub use ids::{BlockKey, LayoutHandle, LeaseId, OpId, RequestId, SessionId, SlotI
 pub use image::{BlockHeader, HeaderError};
 pub use layout::{LayoutError, LayoutSpec};
 pub use lease::{BlockState, FilledBlock, LoadGrant, NewBlock, StoreGrant};
+pub use purges::Purges;
 pub use tier::{TierKind, TierSet};
 pub use units::{HEADER_BYTES, PAGE_BYTES, Tick};

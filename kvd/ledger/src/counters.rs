@@ -37,6 +37,10 @@ pub struct Counters {
     pub write_failed: u64,
     /// Reads from NVMe that failed for other reasons than corruption.
     pub read_failed: u64,
+    /// Purged images overwritten on NVMe.
+    pub erased: u64,
+    /// … which could not be; only their generation says that they were purged.
+    pub erase_failed: u64,
     /// Blocks never written to NVMe because the backlog was full.
     pub offload_skipped: u64,
     /// Blocks evicted from the arena.

@@ -70,7 +70,7 @@ impl Ledger {
     fn removable(&self, index: BlockIndex, tier: TierKind) -> bool {
         let record = &self.records[index];
         let elsewhere = TierKind::ALL.into_iter().any(|other| other > tier && record.resident.contains(other));
-        record.resident.contains(tier) && !record.used_in(tier) && (elsewhere || !self.pinned.contains(index))
+        record.resident.contains(tier) && !record.doomed && !record.used_in(tier) && (elsewhere || !self.pinned.contains(index))
     }
 
     /// Marks a use: the block becomes the most recently used one.
@@ -145,7 +145,9 @@ impl Ledger {
             has_slot && state.space.extent_of(record.slot(tier)) == extent
         };
         let inside: Vec<BlockIndex> = self.records.indices().filter(holds_slot).collect();
-        if !inside.iter().all(|index| self.removable(*index, tier)) {
+        // A slot may also belong to a late store or to an erase: then the extent stays what it is.
+        let all = state.space.used_slots(extent) == inside.len();
+        if !all || !inside.iter().all(|index| self.removable(*index, tier)) {
             return false;
         }
         inside.into_iter().for_each(|index| self.evict(index, tier, actions));

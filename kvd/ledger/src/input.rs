@@ -18,6 +18,8 @@ pub enum Input {
         slot_pages: u32,
         /// Stripes of one payload.
         ranks: u16,
+        /// What headers of its blocks say until the next purge: see [`SealedBlock::generation`].
+        generation: u64,
     },
     /// An engine connected.
     OpenSession {
@@ -126,6 +128,13 @@ pub enum Input {
         /// How.
         result: ReadResult,
     },
+    /// An [`Action::Erase`] ended.
+    EraseDone {
+        /// Which.
+        op: OpId,
+        /// How. A failure leaves the image to its generation, which tells a later scan that it was purged.
+        result: WriteResult,
+    },
     /// Blocks that a tier held when this daemon started: catalog rows, found images, or a handed-over arena. Publishes no events of
     /// its own: the daemon announces a snapshot when recovery is over.
     Recovered {
@@ -147,6 +156,8 @@ pub enum Input {
     Purge {
         /// Which layout; `None` is all.
         layout: Option<LayoutHandle>,
+        /// What headers of blocks stored from now on say: greater than ever before, and remembered already.
+        generation: u64,
     },
     /// Refuse (true) or accept (false) new leases.
     Drain(bool),
@@ -223,6 +234,8 @@ pub struct SealedBlock {
     pub tokens: Vec<u8>,
     /// Checksum of each rank's stripe.
     pub stripes: Vec<Checksum>,
+    /// That of the last purge of its layout: an image with a smaller one was purged.
+    pub generation: u64,
 }
 
 /// Something that must be done, in the order given.
@@ -254,10 +267,23 @@ pub enum Action {
     Write(Transfer),
     /// Read and verify an image from NVMe and answer [`Input::ReadDone`].
     Read(Transfer),
-    /// Overwrite the header at this NVMe address, so that the image can never be read again.
-    Erase(SlotIndex),
+    /// Overwrite the header at this NVMe address, so that the image can never be read again, and answer [`Input::EraseDone`]. No
+    /// image is written there before the answer.
+    Erase {
+        /// Names it; given back when it ends.
+        op: OpId,
+        /// Where.
+        address: SlotIndex,
+    },
     /// Keep this row; nobody waits for it.
     CatalogPut(CatalogRow),
+    /// Forget every row of this layout, or all: they were purged. Nobody waits for it.
+    CatalogPurge {
+        /// Which layout; `None` is all.
+        layout: Option<LayoutHandle>,
+        /// The purge, to be remembered with the rows' absence.
+        generation: u64,
+    },
     /// Forget this row; nobody waits for it.
     CatalogDelete(BlockKey),
     /// Tell the world.

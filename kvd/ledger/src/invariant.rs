@@ -34,8 +34,9 @@ impl Ledger {
                 }
                 resident += u64::from(record.resident.contains(tier));
             }
-            if tier == TierKind::Cpu {
-                owned.extend(self.late_slots());
+            match tier {
+                TierKind::Cpu => owned.extend(self.late_slots()),
+                TierKind::Nvme => owned.extend(self.erasing_slots()),
             }
             owned.sort();
             for pair in owned.windows(2) {
@@ -45,6 +46,12 @@ impl Ledger {
             assert_eq!(bytes, state.space.used_bytes(), "every slot taken in {tier} has an owner");
             assert_eq!(resident, state.blocks, "blocks resident in {tier} are counted");
         }
+    }
+
+    fn erasing_slots(&self) -> impl Iterator<Item = (SlotIndex, u32)> + '_ {
+        let running =
+            self.ops.values().filter_map(|op| if let Op::Erase { address, pages } = op { Some((*address, *pages)) } else { None });
+        running.chain(self.erases.backlog.iter().copied())
     }
 
     fn late_slots(&self) -> impl Iterator<Item = (SlotIndex, u32)> + '_ {
@@ -92,8 +99,10 @@ impl Ledger {
             assert_eq!(record.writing, self.ops.values().any(|op| *op == Op::Write(index)), "write of {}", record.key);
             assert_eq!(record.reading, self.ops.values().any(|op| *op == Op::Read(index)), "read of {}", record.key);
             assert!(record.pins == 0 || record.resident.contains(TierKind::Cpu), "{} is pinned where it is not", record.key);
+            assert!(!record.doomed || record.in_use(), "{} is doomed and nothing keeps it", record.key);
+            assert!(!record.spoiled || record.used_in(TierKind::Cpu), "{} is spoiled and nothing keeps it", record.key);
         }
-        assert_eq!(self.writes + self.reads, self.ops.len());
+        assert_eq!(self.writes + self.reads + self.erases.running, self.ops.len());
     }
 
     fn check_links(&self) {
@@ -101,6 +110,8 @@ impl Ledger {
         for index in self.records.indices() {
             let record = &self.records[index];
             if let Some(parent) = record.parent {
+                let above = &self.records[parent];
+                assert!(above.parent.is_none() || above.position < record.position, "the chain of {} goes in a circle", record.key);
                 let entry = links.entry(parent).or_default();
                 entry.0 += 1;
                 TierKind::ALL.into_iter().for_each(|tier| entry.1[tier as usize] += u32::from(record.resident.contains(tier)));
@@ -132,6 +143,7 @@ impl Ledger {
     fn check_queues(&self) {
         assert!(self.write_backlog.len() <= self.config.max_write_backlog);
         assert!(self.read_backlog.len() <= self.config.max_read_backlog);
+        assert!(self.writes + self.erases.running <= self.config.max_writes, "erases take the places of writes");
         assert!(self.writes <= self.config.max_writes && self.reads <= self.config.max_reads);
         let deadlines = self.leases.values().filter(|lease| lease.deadline.is_some()).count();
         assert_eq!(deadlines, self.deadlines.len(), "deadlines are those of leases");

@@ -18,6 +18,7 @@
 
 pub mod config;
 pub mod counters;
+mod erase;
 mod evict;
 pub mod input;
 mod invariant;
@@ -31,6 +32,7 @@ mod purge;
 mod record;
 mod recover;
 mod residency;
+pub mod snapshot;
 pub mod space;
 mod store;
 pub mod view;

@@ -37,7 +37,8 @@ impl Ledger {
     }
 
     fn hold_for_load(&mut self, layout: LayoutHandle, hash: SequenceHash) -> LoadBlock {
-        let Some(index) = self.find(layout, hash).filter(|index| !self.records[*index].doomed) else { return LoadBlock::Missing };
+        let lost = |index: &BlockIndex| self.records[*index].doomed || self.records[*index].spoiled;
+        let Some(index) = self.find(layout, hash).filter(|index| !lost(index)) else { return LoadBlock::Missing };
         if self.records[index].resident.contains(TierKind::Cpu) {
             self.counters.loaded_cpu += 1;
             self.pin_slot(index, 1);
@@ -117,7 +118,10 @@ impl Ledger {
             match result {
                 ReadResult::Corrupt => {
                     self.counters.corrupt += 1;
-                    self.lose(index, TierKind::Nvme, actions);
+                    // A purged one is erased when its last use ends.
+                    if !self.records[index].doomed {
+                        self.lose(index, TierKind::Nvme, actions);
+                    }
                 }
                 ReadResult::Failed => self.counters.read_failed += 1,
                 ReadResult::Read | ReadResult::Busy => {}
@@ -195,10 +199,7 @@ impl Ledger {
             })
             .collect();
         self.unpin_load(lease, &blocks);
-        for index in bad {
-            self.counters.corrupt += 1;
-            self.drop_if_unused(index, TierKind::Cpu, actions);
-        }
+        bad.into_iter().for_each(|index| self.spoil(index));
         self.end_use_of(&blocks, actions);
     }
 

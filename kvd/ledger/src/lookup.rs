@@ -44,7 +44,7 @@ impl Ledger {
     pub(crate) fn state(&self, index: BlockIndex) -> BlockState {
         let record = &self.records[index];
         match record.resident.fastest() {
-            _ if record.doomed => BlockState::Miss,
+            _ if record.doomed || record.spoiled => BlockState::Miss,
             Some(tier) => BlockState::in_tier(tier),
             None if record.filling => BlockState::Pending,
             None => BlockState::Miss,

@@ -2,13 +2,14 @@
 
 use crate::config::LedgerConfig;
 use crate::counters::Counters;
+use crate::erase::Erases;
 use crate::evict::LeafLists;
 use crate::input::{Action, Input, LedgerReply};
 use crate::lease::Lease;
 use crate::pin::Pins;
 use crate::record::{BlockIndex, Records};
 use crate::space::{SlotSpace, SpaceConfig};
-use kvd_block::{BlockKey, LayoutHandle, LeaseId, OpId, RequestId, SequenceHash, SessionId, Tick, TierKind};
+use kvd_block::{BlockKey, LayoutHandle, LeaseId, OpId, RequestId, SequenceHash, SessionId, SlotIndex, Tick, TierKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// What a layout means to the ledger.
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 pub(crate) struct LayoutFacts {
     pub slot_pages: u32,
     pub ranks: u16,
+    pub generation: u64,
 }
 
 /// One medium.
@@ -31,6 +33,7 @@ pub(crate) struct TierState {
 pub(crate) enum Op {
     Write(BlockIndex),
     Read(BlockIndex),
+    Erase { address: SlotIndex, pages: u32 },
 }
 
 /// The machine. See the crate's description.
@@ -53,6 +56,9 @@ pub struct Ledger {
     pub(crate) write_backlog: VecDeque<BlockKey>,
     pub(crate) read_backlog: VecDeque<BlockKey>,
     pub(crate) writes_paused_until: Option<Tick>,
+    pub(crate) erases: Erases,
+    /// Blocks of which a row was refused, while rows come.
+    pub(crate) refused: BTreeSet<BlockKey>,
     pub(crate) pinned: Pins,
     pub(crate) draining: bool,
     pub(crate) stamp: u64,
@@ -81,6 +87,8 @@ impl Ledger {
             write_backlog: VecDeque::new(),
             read_backlog: VecDeque::new(),
             writes_paused_until: None,
+            erases: Erases::default(),
+            refused: BTreeSet::new(),
             pinned: Pins::default(),
             draining: false,
             stamp: 0,
@@ -96,10 +104,11 @@ impl Ledger {
         self.end_overdue(actions);
         match input {
             Input::Tick => {}
-            Input::DefineLayout { layout, slot_pages, ranks } => {
-                self.layouts.entry(layout).or_insert(LayoutFacts { slot_pages, ranks });
+            Input::DefineLayout { layout, slot_pages, ranks, generation } => {
+                self.layouts.entry(layout).or_insert(LayoutFacts { slot_pages, ranks, generation });
             }
             Input::OpenSession { session } => {
+                self.refused = BTreeSet::new();
                 self.sessions.entry(session).or_default();
             }
             Input::CloseSession { session } => self.close_session(session, actions),
@@ -135,11 +144,13 @@ impl Ledger {
             }
             Input::WriteDone { op, result } => self.write_done(op, result, actions),
             Input::ReadDone { op, result } => self.read_done(op, result, actions),
+            Input::EraseDone { op, result } => self.erase_done(op, result),
             Input::Recovered { tier, rows } => self.recover(tier, rows, actions),
             Input::FoundCorrupt { key, tier, address } => self.found_corrupt(key, tier, address, actions),
-            Input::Purge { layout } => self.purge(layout, actions),
+            Input::Purge { layout, generation } => self.purge(layout, generation, actions),
             Input::Drain(draining) => self.draining = draining,
         }
+        self.start_erases(actions);
         self.start_writes(actions);
     }
 
@@ -148,7 +159,7 @@ impl Ledger {
         let lease = self.deadlines.first().map(|(tick, _)| *tick);
         let pause = self.writes_paused_until.filter(|_| !self.write_backlog.is_empty());
         let pin = self.pinned.first_end();
-        [lease, pause, pin].into_iter().flatten().min()
+        [lease, pause, pin, self.erases.next_deadline()].into_iter().flatten().min()
     }
 
     /// Totals of everything done so far.

@@ -28,7 +28,7 @@ impl Ledger {
             return;
         }
         self.writes_paused_until = None;
-        while self.writes < self.config.max_writes {
+        while self.writes + self.erases.running < self.config.max_writes {
             let Some(key) = self.write_backlog.pop_front() else { break };
             let Some(index) = self.records.find(key) else { continue };
             let record = &mut self.records[index];
@@ -63,7 +63,7 @@ impl Ledger {
         self.records[index].writing = false;
         if result == WriteResult::Written {
             self.counters.written += 1;
-            self.gain(index, TierKind::Nvme, actions);
+            if self.records[index].doomed { self.erase_written(index) } else { self.gain(index, TierKind::Nvme, actions) }
         } else {
             self.undo_write(index, result);
         }

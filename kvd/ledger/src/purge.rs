@@ -6,8 +6,12 @@ use crate::record::BlockIndex;
 use kvd_block::{BlockKey, LayoutHandle, SlotIndex, TierKind};
 
 impl Ledger {
-    /// Forgets every block of a layout, or all. What is in use is not found any more and goes when it is released.
-    pub(crate) fn purge(&mut self, layout: Option<LayoutHandle>, actions: &mut Vec<Action>) {
+    /// Forgets every block of a layout, or all. What is in use is not found any more and goes when it is released. What is stored
+    /// from now on carries the new generation, so that images which no erase reaches are known for purged wherever they turn up.
+    pub(crate) fn purge(&mut self, layout: Option<LayoutHandle>, generation: u64, actions: &mut Vec<Action>) {
+        let purged = self.layouts.iter_mut().filter(|(handle, _)| layout.is_none_or(|layout| layout == **handle));
+        purged.for_each(|(_, facts)| facts.generation = facts.generation.max(generation));
+        actions.push(Action::CatalogPurge { layout, generation });
         let all: Vec<BlockIndex> = self.records.indices().collect();
         for index in all {
             let Some(record) = self.records.get(index) else { continue };
@@ -25,26 +29,41 @@ impl Ledger {
         let record = &self.records[index];
         if record.doomed && !record.in_use() {
             if record.resident.contains(TierKind::Nvme) {
-                actions.push(Action::Erase(record.slot(TierKind::Nvme)));
+                self.erase_image(index, actions);
             }
-            for tier in TierKind::ALL {
-                self.drop_if_unused(index, tier, actions);
-            }
-            self.records[index].doomed = false;
+            self.drop_if_unused(index, TierKind::Cpu, actions);
+            (self.records[index].doomed, self.records[index].spoiled) = (false, false);
+        } else if record.spoiled && self.drop_if_unused(index, TierKind::Cpu, actions) {
+            self.records[index].spoiled = false;
         }
         self.relist(index);
         self.records.release(index);
     }
 
-    /// Forgets an image that does not match, unless the block has moved or is being read right now: its readers will find out
-    /// themselves.
+    /// The arena's image does not match. It is handed out no more, and gone when its last user leaves. An image on NVMe survives; one
+    /// that is being written there is as bad as its source, and goes with it.
+    pub(crate) fn spoil(&mut self, index: BlockIndex) {
+        self.counters.corrupt += 1;
+        let record = &mut self.records[index];
+        if record.resident.contains(TierKind::Nvme) { record.spoiled = true } else { record.doomed = true }
+    }
+
+    /// Forgets an image that does not match, unless the block has moved since. An image on NVMe that is being read is left to those
+    /// who read it: they find out themselves.
     pub(crate) fn found_corrupt(&mut self, key: BlockKey, tier: TierKind, address: SlotIndex, actions: &mut Vec<Action>) {
         let Some(index) = self.records.find(key) else { return };
         if !self.records[index].resident.contains(tier) || self.records[index].slot(tier) != address {
             return;
         }
-        self.counters.corrupt += 1;
-        self.drop_if_unused(index, tier, actions);
-        self.records.release(index);
+        match tier {
+            TierKind::Cpu => self.spoil(index),
+            TierKind::Nvme => {
+                self.counters.corrupt += 1;
+                if !self.records[index].doomed {
+                    self.drop_if_unused(index, tier, actions);
+                }
+            }
+        }
+        self.after_use(index, actions);
     }
 }

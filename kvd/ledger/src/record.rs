@@ -35,6 +35,8 @@ pub(crate) struct Record {
     pub backlogged: bool,
     /// To be forgotten as soon as nothing uses it.
     pub doomed: bool,
+    /// Its arena image does not match, and goes as soon as nothing uses it; NVMe has another.
+    pub spoiled: bool,
     /// False for a ghost whose own place in the sequence is not known.
     pub known: bool,
     /// Loads that hold its arena slot.
@@ -48,6 +50,7 @@ pub(crate) struct Record {
     pub parent: Option<BlockIndex>,
     pub parent_hash: SequenceHash,
     pub route: RouteHash,
+    /// How many blocks come before it; of a ghost, the least that any child ever claimed.
     pub position: u32,
     /// Use counter value of the last use.
     pub stamp: u64,
@@ -65,6 +68,7 @@ impl Record {
             writing: false,
             backlogged: false,
             doomed: false,
+            spoiled: false,
             known: false,
             pins: 0,
             links: 0,
@@ -73,14 +77,15 @@ impl Record {
             parent: None,
             parent_hash: SequenceHash::ROOT,
             route: RouteHash(0),
-            position: 0,
+            position: u32::MAX,
             stamp: 0,
         }
     }
 
     /// Its catalog row with the given address.
     pub fn row(&self, address: SlotIndex) -> CatalogRow {
-        CatalogRow { key: self.key, address, parent: self.parent_hash, route: self.route, position: self.position }
+        let position = if self.known { self.position } else { 0 };
+        CatalogRow { key: self.key, address, parent: self.parent_hash, route: self.route, position }
     }
 
     /// Slot in `tier`.
@@ -139,12 +144,20 @@ impl Records {
     }
 
     /// Gives a record its place in its sequence and links it to its parent, which becomes a ghost when unknown.
+    ///
+    /// Links never form a circle, whatever an engine claims: a record is linked only to a parent without a link of its own or with a
+    /// smaller position, and not at all when a child of it claims to come first. Such a block is the start of its chain.
     pub fn place(&mut self, index: BlockIndex, parent_hash: SequenceHash, route: RouteHash, position: u32) {
         if self[index].known {
             return;
         }
-        let parent = (!parent_hash.is_root() && parent_hash != self[index].key.hash)
-            .then(|| self.find_or_create(BlockKey { layout: self[index].key.layout, hash: parent_hash }));
+        let sensible = !parent_hash.is_root() && parent_hash != self[index].key.hash && position < self[index].position;
+        let parent = sensible
+            .then(|| self.find_or_create(BlockKey { layout: self[index].key.layout, hash: parent_hash }))
+            .filter(|parent| self[*parent].parent.is_none() || self[*parent].position < position);
+        if let Some(parent) = parent.filter(|parent| !self[*parent].known) {
+            self[parent].position = self[parent].position.min(position);
+        }
         let resident = self[index].resident;
         if let Some(parent) = parent {
             self[parent].links += 1;
@@ -168,6 +181,19 @@ impl Records {
                 self[parent].links -= 1;
             }
         }
+    }
+
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Places of the table, taken or not: every record is at one of them for as long as it lives.
+    pub fn places(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub fn at(&self, place: usize) -> Option<&Record> {
+        self.slab.get(place).and_then(Option::as_ref)
     }
 
     pub fn get(&self, index: BlockIndex) -> Option<&Record> {

@@ -2,18 +2,31 @@
 
 use crate::input::{Action, CatalogRow};
 use crate::machine::Ledger;
-use kvd_block::TierKind;
+use kvd_block::{BlockKey, TierKind};
 
 impl Ledger {
     /// Takes rows in any order. A row that cannot be true (unknown layout, a slot that is taken or impossible) is
     /// dropped: its image, if there is one, is overwritten some day.
     pub(crate) fn recover(&mut self, tier: TierKind, rows: Vec<CatalogRow>, actions: &mut Vec<Action>) {
         for row in rows {
-            if !self.recover_row(tier, row) && tier == TierKind::Nvme {
-                let still_there = self.records.find(row.key).is_some_and(|index| self.records[index].resident.contains(tier));
-                if !still_there {
-                    actions.push(Action::CatalogDelete(row.key));
-                }
+            let taken = self.recover_row(tier, row);
+            if tier == TierKind::Nvme {
+                self.mend_row(row.key, taken, actions);
+            }
+        }
+    }
+
+    /// The catalog has the row of a block that came last, or none when one of them was refused: it must mean what the ledger took.
+    fn mend_row(&mut self, key: BlockKey, taken: bool, actions: &mut Vec<Action>) {
+        let known = self.records.find(key).map(|index| &self.records[index]).filter(|record| record.resident.contains(TierKind::Nvme));
+        match known {
+            Some(record) if !taken || self.refused.contains(&key) => {
+                actions.push(Action::CatalogPut(record.row(record.slot(TierKind::Nvme))));
+            }
+            Some(_) => {}
+            None => {
+                self.refused.insert(key);
+                actions.push(Action::CatalogDelete(key));
             }
         }
     }

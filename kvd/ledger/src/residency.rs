@@ -3,7 +3,7 @@
 use crate::input::Action;
 use crate::machine::Ledger;
 use crate::record::BlockIndex;
-use kvd_block::{ResidencyEdge, TierKind};
+use kvd_block::{ResidencyEdge, SlotIndex, TierKind};
 
 impl Ledger {
     /// The block can be read from `tier`, where its slot is recorded already.
@@ -36,6 +36,16 @@ impl Ledger {
 
     /// The block can no longer be read from `tier`; its slot there is free again.
     pub(crate) fn lose(&mut self, index: BlockIndex, tier: TierKind, actions: &mut Vec<Action>) {
+        let key = self.records[index].key;
+        let (slot, pages) = self.forget(index, tier, actions);
+        if tier == TierKind::Nvme {
+            actions.push(Action::CatalogDelete(key));
+        }
+        self.tier(tier).expect("the tier exists").space.give_back(slot, pages);
+    }
+
+    /// The block can no longer be read from `tier`. Its slot there, with its pages, stays taken, and its row is the caller's.
+    pub(crate) fn forget(&mut self, index: BlockIndex, tier: TierKind, actions: &mut Vec<Action>) -> (SlotIndex, u32) {
         let pages = self.slot_pages(index);
         let record = &mut self.records[index];
         let had = record.resident.remove(tier);
@@ -46,17 +56,13 @@ impl Ledger {
         let record = &self.records[index];
         let (key, route, slot, parent) = (record.key, record.route, record.slot(tier), record.parent);
         self.relist(index);
-        let state = self.tier(tier).expect("the tier exists");
-        state.blocks -= 1;
-        state.space.give_back(slot, pages);
-        if tier == TierKind::Nvme {
-            actions.push(Action::CatalogDelete(key));
-        }
+        self.tier(tier).expect("the tier exists").blocks -= 1;
         actions.push(Action::Publish(ResidencyEdge::Removed { key, tier, route }));
         if let Some(parent) = parent {
             self.records[parent].children[tier as usize] -= 1;
             self.relist(parent);
         }
+        (slot, pages)
     }
 
     /// Forgets a block's image in `tier` if nothing uses it there. False when something does.

@@ -96,6 +96,7 @@ impl Ledger {
             position: record.position,
             tokens,
             stripes,
+            generation: self.layouts[&record.key.layout].generation,
         }));
         self.counters.stored += 1;
         self.gain(index, TierKind::Cpu, actions);

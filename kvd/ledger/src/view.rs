@@ -80,6 +80,17 @@ impl Ledger {
         (rows, more.then_some(WalkCursor(cursor.0 + WALK_RECORDS)))
     }
 
+    /// What an heir of the arena may have: every block there but those that are being forgotten.
+    pub fn inheritance(&self) -> impl Iterator<Item = CatalogRow> + '_ {
+        let sound = |record: &&crate::record::Record| record.resident.contains(TierKind::Cpu) && !record.doomed && !record.spoiled;
+        self.records.iter().filter(sound).map(|record| record.row(record.slot(TierKind::Cpu)))
+    }
+
+    /// Blocks known, resident or not: never more than are resident, in use, or before such a block in its sequence.
+    pub fn records(&self) -> usize {
+        self.records.len()
+    }
+
     /// Open store and load leases.
     pub fn open_leases(&self) -> usize {
         self.leases.len()
@@ -90,9 +101,9 @@ impl Ledger {
         self.ops.len()
     }
 
-    /// Blocks waiting to be written to NVMe.
+    /// Blocks waiting to be written to NVMe, and images waiting to be erased there.
     pub fn waiting_writes(&self) -> usize {
-        self.write_backlog.len()
+        self.write_backlog.len() + self.erases.backlog.len()
     }
 }
 
@@ -118,7 +129,7 @@ mod tests {
             position: 0,
         };
         let mut step = |input| ledger.step(Tick(0), input, &mut Vec::new());
-        step(Input::DefineLayout { layout, slot_pages: 1, ranks: 1 });
+        step(Input::DefineLayout { layout, slot_pages: 1, ranks: 1, generation: 0 });
         step(Input::Recovered { tier: TierKind::Nvme, rows: (1..=10_000).map(row).collect() });
         let (mut met, mut pieces, mut cursor) = (Vec::new(), 0, Some(WalkCursor::default()));
         while let Some(from) = cursor {

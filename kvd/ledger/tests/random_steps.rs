@@ -5,7 +5,7 @@
 
 use kvd_block::{
     BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, NewBlock, OpId, RequestId, ResidencyEdge, RouteHash, SequenceHash, SessionId,
-    Tick, TierKind,
+    StoreGrant, Tick, TierKind,
 };
 use kvd_ledger::{Action, Input, Ledger, LedgerConfig, LedgerReply, ReadResult, SpaceConfig, WriteResult};
 use std::collections::BTreeSet;
@@ -19,6 +19,7 @@ impl Dice {
     }
 }
 
+const LONGEST: u64 = 8;
 const LAYOUT_PAGES: [u32; 3] = [2, 3, 5];
 
 fn hash(chain: u64, position: u64) -> SequenceHash {
@@ -30,9 +31,10 @@ fn hash(chain: u64, position: u64) -> SequenceHash {
     SequenceHash(bytes)
 }
 
-fn chain(dice: &mut Dice) -> Vec<NewBlock> {
-    let (chain, from, len) = (dice.roll(6), dice.roll(4), 1 + dice.roll(8));
-    (from..from + len)
+/// A piece of one of `chains` chains. Once in a while its parents make no sense.
+fn chain(dice: &mut Dice, chains: u64) -> Vec<NewBlock> {
+    let (chain, from, len) = (dice.roll(chains), dice.roll(4), 1 + dice.roll(LONGEST));
+    let mut blocks: Vec<NewBlock> = (from..from + len)
         .map(|position| NewBlock {
             hash: hash(chain, position),
             parent: if position == 0 { SequenceHash::ROOT } else { hash(chain, position - 1) },
@@ -40,7 +42,12 @@ fn chain(dice: &mut Dice) -> Vec<NewBlock> {
             position: position as u32,
             tokens: vec![],
         })
-        .collect()
+        .collect();
+    if dice.roll(20) == 0 {
+        let (child, parent) = (dice.roll(len) as usize, dice.roll(len) as usize);
+        (blocks[child].parent, blocks[child].position) = (blocks[parent].hash, dice.roll(12) as u32);
+    }
+    blocks
 }
 
 #[derive(Default)]
@@ -50,6 +57,8 @@ struct World {
     loads: Vec<(SessionId, LeaseId, usize)>,
     writes: Vec<OpId>,
     reads: Vec<OpId>,
+    erases: Vec<OpId>,
+    purges: u64,
 }
 
 impl World {
@@ -60,7 +69,12 @@ impl World {
                 Action::Publish(ResidencyEdge::Removed { key, tier, .. }) => assert!(self.resident.remove(&(key, tier)), "removed twice"),
                 Action::Write(transfer) => self.writes.push(transfer.op),
                 Action::Read(transfer) => self.reads.push(transfer.op),
-                Action::Reply { session, reply: LedgerReply::StoreLease { lease, .. }, .. } => self.stores.push((session, lease, asked)),
+                Action::Erase { op, .. } => self.erases.push(op),
+                Action::Reply { session, reply: LedgerReply::StoreLease { lease, grants }, .. } => {
+                    if grants.iter().any(|grant| matches!(grant, StoreGrant::Write(_))) {
+                        self.stores.push((session, lease, asked));
+                    }
+                }
                 Action::Reply { session, reply: LedgerReply::LoadLease { lease, .. }, .. } => self.loads.push((session, lease, asked)),
                 _ => {}
             }
@@ -72,14 +86,14 @@ fn take<T>(dice: &mut Dice, from: &mut Vec<T>) -> Option<T> {
     (!from.is_empty()).then(|| from.swap_remove(dice.roll(from.len() as u64) as usize))
 }
 
-fn next_input(dice: &mut Dice, world: &mut World) -> Option<(Input, usize)> {
+fn next_input(dice: &mut Dice, world: &mut World, chains: u64) -> Option<(Input, usize)> {
     let session = SessionId(dice.roll(2));
     let request = RequestId(1);
     let layout = LayoutHandle(dice.roll(3) as u16);
-    let blocks = chain(dice);
+    let blocks = chain(dice, chains);
     let keys: Vec<SequenceHash> = blocks.iter().map(|block| block.hash).collect();
     let asked = keys.len();
-    let input = match dice.roll(16) {
+    let input = match dice.roll(17) {
         0..=3 => Input::PrepareStore { session, request, layout, blocks },
         4..=6 => {
             let (session, lease, asked) = take(dice, &mut world.stores)?;
@@ -103,9 +117,20 @@ fn next_input(dice: &mut Dice, world: &mut World) -> Option<(Input, usize)> {
                 [ReadResult::Read, ReadResult::Read, ReadResult::Busy, ReadResult::Corrupt, ReadResult::Failed][dice.roll(5) as usize];
             Input::ReadDone { op: take(dice, &mut world.reads)?, result }
         }
+        15 => {
+            let result = [WriteResult::Written, WriteResult::Busy, WriteResult::Failed][dice.roll(3) as usize];
+            Input::EraseDone { op: take(dice, &mut world.erases)?, result }
+        }
         _ => match dice.roll(12) {
-            0 => Input::Purge { layout: Some(layout) },
-            1..=2 => Input::CloseSession { session },
+            0 => {
+                world.purges += 1;
+                Input::Purge { layout: Some(layout), generation: world.purges }
+            }
+            1..=2 => {
+                world.stores.retain(|(of, ..)| *of != session);
+                world.loads.retain(|(of, ..)| *of != session);
+                Input::CloseSession { session }
+            }
             3..=5 => Input::Pin { session, request, layout, keys, ttl_ms: dice.roll(2) * 50 },
             _ => Input::Tick,
         },
@@ -113,7 +138,8 @@ fn next_input(dice: &mut Dice, world: &mut World) -> Option<(Input, usize)> {
     Some((input, asked))
 }
 
-fn run(seed: u64) -> Vec<Action> {
+/// Steps a ledger through random inputs about so many chains; returns what it did, and it.
+fn run(seed: u64, chains: u64, steps: u64) -> (Vec<Action>, Ledger, World) {
     let page = kvd_block::PAGE_BYTES;
     let mut config = LedgerConfig::new(
         SpaceConfig { capacity_bytes: 4 * 16 * page, extent_bytes: 16 * page },
@@ -123,9 +149,9 @@ fn run(seed: u64) -> Vec<Action> {
     let mut ledger = Ledger::new(config);
     let (mut dice, mut world, mut trace, mut now) = (Dice(seed), World::default(), Vec::new(), 0);
     for (at, slot_pages) in LAYOUT_PAGES.into_iter().enumerate() {
-        ledger.step(Tick(0), Input::DefineLayout { layout: LayoutHandle(at as u16), slot_pages, ranks: 1 }, &mut Vec::new());
+        ledger.step(Tick(0), Input::DefineLayout { layout: LayoutHandle(at as u16), slot_pages, ranks: 1, generation: 0 }, &mut Vec::new());
     }
-    for _ in 0..600 {
+    for _ in 0..steps {
         now += dice.roll(12);
         for session in [0, 1].map(SessionId) {
             let mut actions = Vec::new();
@@ -133,27 +159,86 @@ fn run(seed: u64) -> Vec<Action> {
             trace.extend(actions.iter().cloned());
             world.perform(actions, 0);
         }
-        let Some((input, asked)) = next_input(&mut dice, &mut world) else { continue };
+        let Some((input, asked)) = next_input(&mut dice, &mut world, chains) else { continue };
         let mut actions = Vec::new();
         ledger.step(Tick(now), input, &mut actions);
         ledger.check();
+        check_records(&ledger);
         trace.extend(actions.iter().cloned());
         world.perform(actions, asked);
         let resident: BTreeSet<_> =
             TierKind::ALL.into_iter().flat_map(|tier| ledger.resident(tier).map(move |row| (row.key, tier))).collect();
         assert_eq!(resident, world.resident, "replaying the events gives the residency");
     }
-    trace
+    (trace, ledger, world)
+}
+
+/// Every record is a block that is somewhere or in use, or one that comes before such a block in its sequence.
+fn check_records(ledger: &Ledger) {
+    let blocks: u64 = TierKind::ALL.into_iter().map(|tier| ledger.totals(tier).blocks).sum();
+    let used = blocks as usize + ledger.open_transfers() + ledger.open_leases() * (LONGEST as usize + 4);
+    let longest_sequence = LONGEST as usize + 4;
+    assert!(ledger.records() <= used * longest_sequence, "{} records for {used} blocks", ledger.records());
+}
+
+/// Ends everything that is open and forgets everything.
+fn empty(ledger: &mut Ledger, world: &mut World) {
+    let mut now = 1 << 40;
+    let mut tell = |input: Input, world: &mut World| {
+        let mut actions = Vec::new();
+        now += 100;
+        ledger.step(Tick(now), input, &mut actions);
+        ledger.check();
+        world.perform(actions, 0);
+    };
+    for session in [0, 1].map(SessionId) {
+        tell(Input::CloseSession { session }, world);
+    }
+    tell(Input::Purge { layout: None, generation: u64::MAX }, world);
+    loop {
+        let input = match (world.writes.pop(), world.reads.pop(), world.erases.pop()) {
+            (Some(op), read, erase) => {
+                world.reads.extend(read);
+                world.erases.extend(erase);
+                Input::WriteDone { op, result: WriteResult::Written }
+            }
+            (None, Some(op), erase) => {
+                world.erases.extend(erase);
+                Input::ReadDone { op, result: ReadResult::Failed }
+            }
+            (None, None, Some(op)) => Input::EraseDone { op, result: WriteResult::Written },
+            (None, None, None) => break,
+        };
+        tell(input, world);
+    }
 }
 
 #[test]
 fn invariants_hold_for_many_seeds() {
     (0..400).for_each(|seed| {
-        run(seed);
+        run(seed, 6, 600);
     });
 }
 
 #[test]
+fn nothing_is_left_when_everything_ended_and_was_purged() {
+    for seed in 1000..1100 {
+        let (_, mut ledger, mut world) = run(seed, 6, 300);
+        empty(&mut ledger, &mut world);
+        assert_eq!((ledger.records(), ledger.open_leases(), ledger.open_transfers()), (0, 0, 0), "seed {seed}");
+        assert_eq!(TierKind::ALL.map(|tier| ledger.totals(tier).used_bytes), [0, 0], "seed {seed}");
+        assert_eq!(world.resident, BTreeSet::new());
+    }
+}
+
+#[test]
+fn records_do_not_grow_with_the_blocks_ever_seen() {
+    let (trace, ledger, _) = run(1, 1_000_000, 30_000);
+    let stored = trace.iter().filter(|action| matches!(action, Action::Seal(_))).count();
+    assert!(stored > 5_000 && ledger.records() < 500, "{stored} blocks stored, {} records", ledger.records());
+}
+
+#[test]
 fn a_seed_gives_the_same_actions_twice() {
-    assert_eq!(run(7), run(7));
+    assert_eq!(run(7, 6, 600).0, run(7, 6, 600).0);
 }

@@ -5,7 +5,7 @@ use crate::driver::Turn;
 use crate::session::{self, SOFTWARE};
 use crate::storage::Storage;
 use crate::takeover::{self, DRAIN_LIMIT};
-use kvd_block::{SessionId, TierKind};
+use kvd_block::SessionId;
 use kvd_ledger::{CatalogRow, Input};
 use kvd_proto::PROTOCOL_VERSION;
 use kvd_proto::frame;
@@ -76,7 +76,7 @@ impl Daemon {
         while shared.engines.connections() > 0 && Instant::now() < until {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let rows = shared.driver.ask(|view| view.ledger.resident(TierKind::Cpu).collect::<Vec<CatalogRow>>()).await.unwrap_or_default();
+        let rows = shared.driver.ask(|view| view.ledger.inheritance().collect::<Vec<CatalogRow>>()).await.unwrap_or_default();
         let _ = shared.driver.send(Turn::Stop).await;
         drop(service);
         // With the driver's end of the queue gone the publisher sends what is left, and its sockets close.

@@ -1,5 +1,6 @@
 //! The driver's end of the event stream.
 
+use super::tap::Taps;
 use crate::layouts::Layouts;
 use crate::measure::Measures;
 use kvd_block::{BlockKey, ResidencyEdge, SlotIndex, TierKind};
@@ -53,12 +54,14 @@ pub struct EventFeed {
     queue: Option<mpsc::Sender<Numbered>>,
     layouts: Arc<Layouts>,
     measures: Arc<Measures>,
+    /// Who notes edges for a snapshot.
+    pub taps: Taps,
 }
 
 impl EventFeed {
     /// A feed into `queue`; without one, edges are forgotten.
     pub fn new(queue: Option<mpsc::Sender<Numbered>>, layouts: Arc<Layouts>, measures: Arc<Measures>) -> EventFeed {
-        EventFeed { next: 0, edges: Vec::new(), sealed: HashMap::new(), queue, layouts, measures }
+        EventFeed { next: 0, edges: Vec::new(), sealed: HashMap::new(), queue, layouts, measures, taps: Taps::default() }
     }
 
     /// Number of the next message.
@@ -92,6 +95,7 @@ impl EventFeed {
 
     /// A change of residency.
     pub fn push(&mut self, edge: ResidencyEdge) {
+        self.taps.push(&edge);
         if self.queue.is_some() {
             self.edges.push(EdgeFact { edge, tokens: None, slot: None });
         }

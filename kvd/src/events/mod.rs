@@ -10,6 +10,8 @@ mod feed;
 mod merge;
 pub mod publisher;
 mod ring;
+mod tap;
 
 pub use feed::{Content, EdgeFact, EventFeed, Numbered, QUEUE_MESSAGES};
 pub use publisher::{EventsError, Publisher};
+pub use tap::{TapId, Taps};

@@ -1,5 +1,6 @@
 //! Administration over gRPC. Every answer comes from the owner of the ledger between two inputs, so it is of one moment.
 
+mod collect;
 mod inspect;
 mod snapshot;
 mod status;
@@ -18,7 +19,7 @@ use kvd_proto::admin::{
 use kvd_proto::local::Reply;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
@@ -31,7 +32,7 @@ const MOST_KEYS: usize = 1 << 20;
 /// Serves until the task is aborted.
 pub fn start(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let service = AdminServer::new(Service { shared }).max_decoding_message_size(16 << 20);
+        let service = AdminServer::new(Service { shared, purging: Mutex::default() }).max_decoding_message_size(16 << 20);
         if let Err(error) = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await {
             error!(%error, "administration stopped");
         }
@@ -41,6 +42,7 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
 #[derive(Debug)]
 struct Service {
     shared: Arc<Shared>,
+    purging: Mutex<()>,
 }
 
 /// Answers of a stream; each waits until the reader has taken the one before.
@@ -65,7 +67,7 @@ impl Admin for Service {
     }
 
     async fn layouts(&self, _: Request<LayoutsRequest>) -> Result<Response<LayoutsReply>, Status> {
-        Ok(Response::new(status::layouts(&self.shared).await.map_err(stopping)?))
+        Ok(Response::new(status::layouts(&self.shared).await?))
     }
 
     async fn tiers(&self, _: Request<TiersRequest>) -> Result<Response<TiersReply>, Status> {
@@ -119,7 +121,10 @@ impl Admin for Service {
         let layout = request.layout.map(|layout| known_layout(&self.shared, layout)).transpose()?;
         let before = self.totals().await?;
         info!(?layout, "an operator purges");
-        self.shared.driver.inputs(vec![Input::Purge { layout }]).await.map_err(stopping)?;
+        // One at a time: the catalog takes the newest purge for a sign that all before it are done.
+        let _alone = self.purging.lock().await;
+        let generation = self.remember_purge(layout).await?;
+        self.shared.driver.inputs(vec![Input::Purge { layout, generation }]).await.map_err(stopping)?;
         let after = self.totals().await?;
         let gone = |tier: usize| before[tier].saturating_sub(after[tier]);
         Ok(Response::new(PurgeReply { cpu_blocks: gone(0), storage_blocks: gone(1) }))
@@ -135,6 +140,14 @@ impl Admin for Service {
 }
 
 impl Service {
+    /// The disk knows of a purge before anybody else does, so that no crash undoes what an operator was told.
+    async fn remember_purge(&self, layout: Option<LayoutHandle>) -> Result<u64, Status> {
+        let Some(storage) = self.shared.storage.clone() else { return Ok(0) };
+        let id = layout.and_then(|layout| self.shared.layouts.get(layout)).map(|layout| layout.id);
+        let remembered = tokio::task::spawn_blocking(move || storage.remember_purge(id)).await;
+        remembered.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::unavailable)
+    }
+
     async fn totals(&self) -> Result<[u64; 2], Status> {
         self.shared.driver.ask(|view| TierKind::ALL.map(|tier| view.ledger.totals(tier).blocks)).await.map_err(stopping)
     }

@@ -1,11 +1,8 @@
-//! Everything that is resident, as of one event number.
-//!
-//! The rows are collected in one turn of the ledger's owner, so they and the number agree. Arithmetic: a million blocks in
-//! two tiers are 56 MB and about 50 ms in which nothing else happens; a router asks once per loss of events.
+//! Everything that is resident, as of one event number, for whoever lost events.
 
+use super::collect::{Collected, collect};
 use crate::daemon::Shared;
-use kvd_block::TierKind;
-use kvd_ledger::CatalogRow;
+use kvd_block::ResidencyEdge;
 use kvd_proto::admin::{SnapshotBlock, SnapshotLayout, SnapshotPart};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -14,26 +11,20 @@ use tonic::Status;
 const PART_BLOCKS: usize = 4096;
 
 /// Sends the snapshot in parts; the first names layouts and number. Ends when the reader is gone.
-pub async fn snapshot(shared: Arc<Shared>, parts: mpsc::Sender<Result<SnapshotPart, Status>>) {
-    let collect = |view: &mut crate::driver::View<'_>| {
-        let rows = TierKind::ALL.map(|tier| view.ledger.resident(tier).collect::<Vec<CatalogRow>>());
-        (view.next_event, rows)
-    };
-    let Ok((next_event, rows)) = shared.driver.ask(collect).await else {
-        let _ = parts.send(Err(Status::unavailable("kvd is stopping"))).await;
-        return;
+pub async fn snapshot(shared: Arc<Shared>, answers: mpsc::Sender<Result<SnapshotPart, Status>>) {
+    let Collected { next_event, parts } = match collect(&shared).await {
+        Ok(collected) => collected,
+        Err(status) => return drop(answers.send(Err(status)).await),
     };
     let incarnation = shared.incarnation;
     let first = SnapshotPart { incarnation, next_event, layouts: layouts(&shared), blocks: Vec::new() };
-    if parts.send(Ok(first)).await.is_err() {
+    if answers.send(Ok(first)).await.is_err() {
         return;
     }
-    for (tier, rows) in TierKind::ALL.into_iter().zip(rows) {
-        for rows in rows.chunks(PART_BLOCKS) {
-            let blocks = rows.iter().map(|row| block(tier, row)).collect();
-            if parts.send(Ok(SnapshotPart { incarnation, next_event, layouts: Vec::new(), blocks })).await.is_err() {
-                return;
-            }
+    for rows in parts.iter().flat_map(|part| part.chunks(PART_BLOCKS)) {
+        let blocks = rows.iter().filter_map(block).collect();
+        if answers.send(Ok(SnapshotPart { incarnation, next_event, layouts: Vec::new(), blocks })).await.is_err() {
+            return;
         }
     }
 }
@@ -49,13 +40,14 @@ fn layouts(shared: &Shared) -> Vec<SnapshotLayout> {
     shared.layouts.all().into_iter().map(layout).collect()
 }
 
-fn block(tier: TierKind, row: &CatalogRow) -> SnapshotBlock {
-    SnapshotBlock {
-        layout: row.key.layout.0.into(),
-        hash: row.key.hash.0.to_vec(),
-        parent: row.parent.0.to_vec(),
-        route: row.route.0,
-        position: row.position,
+fn block(row: &ResidencyEdge) -> Option<SnapshotBlock> {
+    let ResidencyEdge::Stored { key, tier, parent, route, position } = row else { return None };
+    Some(SnapshotBlock {
+        layout: key.layout.0.into(),
+        hash: key.hash.0.to_vec(),
+        parent: parent.0.to_vec(),
+        route: route.0,
+        position: *position,
         medium: tier.medium().into(),
-    }
+    })
 }

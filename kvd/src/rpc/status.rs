@@ -1,14 +1,16 @@
 //! What the daemon is and how full it is.
 
+use super::collect::collect;
 use crate::counters;
 use crate::daemon::Shared;
 use crate::driver::Stopped;
 use crate::session::SOFTWARE;
-use kvd_block::{LayoutHandle, TierKind};
-use kvd_ledger::{Ledger, TierTotals};
+use kvd_block::{LayoutHandle, ResidencyEdge, TierKind};
+use kvd_ledger::TierTotals;
 use kvd_proto::PROTOCOL_VERSION;
 use kvd_proto::admin::{Counter, Layout, LayoutsReply, Scrub, Session, SessionsReply, StatusReply, Tier};
 use std::collections::HashMap;
+use tonic::Status;
 
 /// Everything about the daemon that fits a screen.
 pub async fn status(shared: &Shared) -> Result<StatusReply, Stopped> {
@@ -82,8 +84,8 @@ fn tiers(shared: &Shared, totals: [TierTotals; 2]) -> Vec<Tier> {
 }
 
 /// Every layout, with how many of its blocks are where.
-pub async fn layouts(shared: &Shared) -> Result<LayoutsReply, Stopped> {
-    let counts = shared.driver.ask(|view| count_by_layout(view.ledger)).await?;
+pub async fn layouts(shared: &Shared) -> Result<LayoutsReply, Status> {
+    let counts = count_by_layout(&collect(shared).await?.parts);
     let layouts = shared.layouts.all().into_iter().map(|layout| {
         let [cpu_blocks, storage_blocks] = counts.get(&layout.handle).copied().unwrap_or_default();
         let spec = &layout.spec;
@@ -107,11 +109,11 @@ pub async fn layouts(shared: &Shared) -> Result<LayoutsReply, Stopped> {
     Ok(LayoutsReply { layouts: layouts.collect() })
 }
 
-fn count_by_layout(ledger: &Ledger) -> HashMap<LayoutHandle, [u64; 2]> {
+fn count_by_layout(parts: &[Vec<ResidencyEdge>]) -> HashMap<LayoutHandle, [u64; 2]> {
     let mut counts: HashMap<LayoutHandle, [u64; 2]> = HashMap::new();
-    for tier in TierKind::ALL {
-        for row in ledger.resident(tier) {
-            counts.entry(row.key.layout).or_default()[tier as usize] += 1;
+    for row in parts.iter().flatten() {
+        if let ResidencyEdge::Stored { key, tier, .. } = row {
+            counts.entry(key.layout).or_default()[*tier as usize] += 1;
         }
     }
     counts

@@ -140,6 +140,7 @@ impl Service {
             return Ok(layout.handle);
         }
         let free = self.layouts.free_handle().ok_or("this kvd knows too many layouts: purge its data directory")?;
+        let generation = self.storage.as_ref().map_or(0, |storage| storage.generation(id));
         let handle = match self.storage.clone() {
             None => free,
             Some(storage) => {
@@ -151,7 +152,8 @@ impl Service {
         let differs = self.layouts.difference(spec);
         let (slot_pages, ranks) = (spec.slot_pages(), spec.ranks);
         info!(%handle, %id, model = spec.model, group = spec.group, slot_pages, differs, "new layout");
-        self.driver.inputs(vec![Input::DefineLayout { layout: handle, slot_pages, ranks }]).await.map_err(|error| error.to_string())?;
+        let input = Input::DefineLayout { layout: handle, slot_pages, ranks, generation };
+        self.driver.inputs(vec![input]).await.map_err(|error| error.to_string())?;
         self.layouts.insert(handle, spec.clone());
         Ok(handle)
     }

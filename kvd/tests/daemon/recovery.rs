@@ -3,6 +3,7 @@
 use super::support::{Engine, Home, Kvd, eventually, rot, sequence};
 use kvd_block::BlockState;
 use kvd_proto::admin::VerifyRequest;
+use std::os::unix::fs::FileExt;
 
 fn store_and_write(home: &Home, kvd: &Kvd, count: u32) -> Vec<kvd_block::NewBlock> {
     let blocks = sequence(1, count);
@@ -93,6 +94,46 @@ fn verify_finds_rot_on_storage_and_drops_it() {
     let mut engine = Engine::connect(&home.socket(), "after");
     assert_eq!(engine.lookup(&blocks)[7], BlockState::Miss);
     assert_eq!(home.kvctl(&["verify"]).status.code(), Some(0), "what is left is sound");
+}
+
+/// Images of blocks that were evicted or whose erase was lost: they are on the disk, and nobody knows where.
+#[test]
+fn a_purge_reaches_images_that_nobody_knows_any_more() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let blocks = store_and_write(&home, &kvd, 60);
+    let file = home.data().join("blocks.kvd");
+    let images = std::fs::read(&file).unwrap().split_off(1 << 20);
+    assert!(home.kvctl(&["purge", "--all", "--confirm"]).status.success());
+    kvd.stop();
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().write_all_at(&images, 1 << 20).unwrap();
+    std::fs::remove_dir_all(home.data().join("catalog")).unwrap();
+    let kvd = home.start(&[]);
+    assert!(home.journal().contains("images that were purged"), "{}", home.journal());
+    assert_eq!(Engine::connect(&home.socket(), "after").lookup(&blocks), vec![BlockState::Miss; 60]);
+    assert!(kvd.status().tiers.iter().all(|tier| tier.blocks == 0));
+}
+
+#[test]
+fn a_purge_that_was_answered_outlasts_a_kill_and_what_comes_after_it_stays() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let blocks = store_and_write(&home, &kvd, 100);
+    assert!(home.kvctl(&["purge", "--layout", "0", "--confirm"]).status.success());
+    kvd.kill();
+    let kvd = home.start(&[]);
+    let mut engine = Engine::connect(&home.socket(), "after");
+    assert_eq!(engine.lookup(&blocks), vec![BlockState::Miss; 100]);
+    engine.store(&blocks);
+    eventually("all is written", || (kvd.counter("written") == 100).then_some(()));
+    drop(engine);
+    kvd.stop();
+    std::fs::remove_dir_all(home.data().join("catalog")).unwrap();
+    let kvd = home.start(&[]);
+    all_come_back(&home, &blocks);
+    kvd.stop();
+    let _kvd = home.start(&[]);
+    all_come_back(&home, &blocks);
 }
 
 /// Recovery must not be what a restart waits for. The smallest slots there are: 8,191 in an extent, the worst case.

@@ -1,13 +1,14 @@
-//! Runs seeds of the simulation: `cargo run --release -p kvd-tests --bin sim -- --seeds 10000 --from 0`.
+//! Runs seeds of the simulation: `cargo xtask sim --seeds 10000 --from 0`.
 
 #![forbid(unsafe_code)]
 
 use clap::Parser;
+use kvd_tests::sim::{self, Coverage, Outcome, Situation};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Runs seeds of the simulation until one fails.
+/// Runs seeds of the simulation until one fails, and says what they met.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How many seeds.
@@ -21,39 +22,57 @@ struct Arguments {
     trace: bool,
 }
 
+#[derive(Debug, Default)]
+struct Totals {
+    steps: u64,
+    accepted: u64,
+    refused: u64,
+    stored: u64,
+    crashes: u64,
+    hand_overs: u64,
+    coverage: Coverage,
+}
+
+impl Totals {
+    fn add(&mut self, outcome: Outcome) {
+        self.steps += outcome.steps;
+        self.accepted += outcome.accepted;
+        self.refused += outcome.refused;
+        self.stored += outcome.stored;
+        self.crashes += outcome.crashes;
+        self.hand_overs += outcome.hand_overs;
+        self.coverage += outcome.coverage;
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let began = Instant::now();
-    let (mut steps, mut accepted, mut refused, mut stored, mut crashes, mut hand_overs, mut resurrected) = (0, 0, 0, 0, 0, 0, 0);
+    let mut totals = Totals::default();
     for seed in arguments.from..arguments.from + arguments.seeds {
-        let run = || {
-            kvd_tests::sim::run_watched(seed, &mut |at, line| {
-                if arguments.trace {
-                    println!("{at:>6} {line:?}");
-                }
-            })
+        let trace = |at: u64, line: sim::Line<'_>| {
+            if arguments.trace {
+                println!("{at:>6} {line:?}");
+            }
         };
-        let Ok(outcome) = catch_unwind(AssertUnwindSafe(run)) else {
-            println!("seed {seed} failed; replay it with:");
-            println!("  cargo run --release -p kvd-tests --bin sim -- --seeds 1 --from {seed}");
+        let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| sim::run_watched(seed, &mut { trace }))) else {
+            println!("seed {seed} failed; replay it with (--trace prints every step):");
+            println!("  cargo xtask sim --seeds 1 --from {seed} --trace");
             return ExitCode::FAILURE;
         };
-        steps += outcome.steps;
-        accepted += outcome.accepted;
-        refused += outcome.refused;
-        stored += outcome.stored;
-        crashes += outcome.crashes;
-        hand_overs += outcome.hand_overs;
-        resurrected += outcome.resurrected;
+        totals.add(outcome);
     }
-    let seconds = began.elapsed().as_secs_f64();
-    println!(
-        "{} seeds in {seconds:.1} s: {:.0} seeds/s, {:.0} steps/s",
-        arguments.seeds,
-        arguments.seeds as f64 / seconds,
-        steps as f64 / seconds
-    );
-    println!("steps {steps}, stripes accepted {accepted}, refused {refused}, blocks stored {stored}");
-    println!("crashes {crashes}, hand-overs {hand_overs}, purged blocks served again after a restart {resurrected}");
+    report(arguments.seeds, began.elapsed().as_secs_f64(), &totals);
     ExitCode::SUCCESS
+}
+
+fn report(seeds: u64, seconds: f64, totals: &Totals) {
+    for situation in Situation::ALL {
+        println!("{:>10}  {}", totals.coverage.count(*situation), situation.what());
+    }
+    let Totals { steps, accepted, refused, stored, crashes, hand_overs, .. } = totals;
+    println!(
+        "{steps} steps, {accepted} stripes accepted, {refused} refused, {stored} blocks stored, {crashes} crashes, {hand_overs} hand-overs"
+    );
+    println!("{seeds} seeds in {seconds:.1} s: {:.0} seeds/s, {:.0} steps/s", seeds as f64 / seconds, *steps as f64 / seconds);
 }

@@ -19,6 +19,8 @@ pub struct Header {
     pub row: CatalogRow,
     /// Checksum of each rank's stripe.
     pub stripes: Vec<Checksum>,
+    /// That of the last purge when it was stored.
+    pub generation: u64,
 }
 
 /// Four KiB.
@@ -91,27 +93,38 @@ pub fn is_image_of(image: &[Page], key: BlockKey, shape: Shape) -> bool {
 
 /// Who wrote what: known to the judge, never to a reader.
 #[derive(Debug, Default)]
-pub struct Copies(Vec<(BlockKey, u64)>);
+pub struct Copies(Vec<Origin>);
+
+/// Where a copy comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The block.
+    pub key: BlockKey,
+    /// The engine that stored it.
+    pub engine: usize,
+    /// How many purges its layout had seen before.
+    pub purges: u64,
+}
 
 impl Copies {
-    /// A new copy of `key`, made after `purges` purges of its layout.
-    pub fn make(&mut self, key: BlockKey, purges: u64) -> CopyId {
-        self.0.push((key, purges));
+    /// A new copy.
+    pub fn make(&mut self, origin: Origin) -> CopyId {
+        self.0.push(origin);
         CopyId(self.0.len() as u32 - 1)
     }
 
-    /// Judges pages that a reader accepted as `rank`'s stripe of `key`. Returns how many purges the copy had seen.
+    /// Judges pages that a reader accepted as `rank`'s stripe of `key`. Returns where they come from.
     ///
     /// # Panics
     /// When they are anything else.
-    pub fn judge(&self, pages: &[Page], key: BlockKey, shape: Shape, rank: u16) -> u64 {
+    pub fn judge(&self, pages: &[Page], key: BlockKey, shape: Shape, rank: u16) -> Origin {
         let Some(Page::Data { copy: first, .. }) = pages.first() else { panic!("a reader of {key} accepted {pages:?}") };
         for (page, expected) in pages.iter().zip(shape.stripe(rank)) {
             let want = Page::Data { copy: *first, part: expected as u32 };
             assert_eq!(*page, want, "a reader of {key} accepted bytes that nobody stored");
         }
-        let (stored, purges) = self.0[first.0 as usize];
-        assert_eq!(stored, key, "a reader accepted another block's bytes");
-        purges
+        let origin = self.0[first.0 as usize];
+        assert_eq!(origin.key, key, "a reader accepted another block's bytes");
+        origin
     }
 }

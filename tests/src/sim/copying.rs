@@ -2,11 +2,12 @@
 //!
 //! A reader looks at the header first and at the checksum last, as the connector does.
 
-use crate::sim::bytes::{CopyId, Header, Page, checksum};
+use crate::sim::bytes::{CopyId, Header, Origin, Page, checksum};
+use crate::sim::coverage::Situation;
 use crate::sim::daemon::LoadFacts;
-use crate::sim::engine::{Filled, State};
+use crate::sim::engine::{Filled, Job, State};
 use crate::sim::node::{Event, Node};
-use kvd_block::{BlockKey, Checksum, FilledBlock, LeaseId, LoadGrant, SlotIndex, StoreGrant};
+use kvd_block::{BlockKey, Checksum, FilledBlock, LeaseId, LoadGrant, RequestId, SessionId, SlotIndex, StoreGrant};
 use kvd_ledger::Input;
 use std::rc::Rc;
 
@@ -48,8 +49,10 @@ impl Node<'_> {
         state.arena = arena;
         state.state = State::Loading { lease, facts, blocks: grants.iter().map(block).collect() };
         for (at, grant) in grants.iter().enumerate() {
-            if let LoadGrant::Ready(slot) = grant {
-                self.add_hands(engine, job, at, *slot, None);
+            match grant {
+                LoadGrant::Ready(slot) => self.add_hands(engine, job, at, *slot, None),
+                LoadGrant::Staging => self.note_shared_read(engine, job, at),
+                LoadGrant::Miss => {}
             }
         }
         if grants.contains(&LoadGrant::Staging) && self.dice.chance(10) {
@@ -82,6 +85,7 @@ impl Node<'_> {
         if state.hands.is_empty() {
             let waiting = blocks.iter_mut().filter(|block| **block == LoadBlock::Waiting);
             if waiting.map(|block| *block = LoadBlock::Missing).count() > 0 {
+                self.met(Situation::GaveUpWaiting);
                 self.finish_load(engine, job);
             }
         }
@@ -93,8 +97,9 @@ impl Node<'_> {
         let (layout, keys) = (state.layout, state.keys());
         let mut slots = Vec::new();
         for (grant, hash) in grants.iter().zip(keys) {
+            let origin = Origin { key: BlockKey { layout, hash }, engine, purges: facts.purges };
             slots.push(match grant {
-                StoreGrant::Write(slot) => Some(Filled { slot: *slot, copy: self.copies.make(BlockKey { layout, hash }, facts.purges) }),
+                StoreGrant::Write(slot) => Some(Filled { slot: *slot, copy: self.copies.make(origin) }),
                 _ => None,
             });
         }
@@ -102,7 +107,7 @@ impl Node<'_> {
             return self.end_job(engine, job);
         }
         state.arena = arena;
-        state.state = State::Storing { lease, slots: slots.clone() };
+        state.state = State::Storing { lease, facts, slots: slots.clone() };
         for (at, filled) in slots.into_iter().enumerate() {
             if let Some(filled) = filled {
                 self.add_hands(engine, job, at, filled.slot, Some(filled.copy));
@@ -110,7 +115,26 @@ impl Node<'_> {
         }
     }
 
+    fn note_shared_read(&mut self, engine: usize, job: u64, at: usize) {
+        let (layout, hash) = (self.engines[engine].jobs[&job].layout, self.engines[engine].jobs[&job].blocks[at].hash);
+        let waits = |other: &Job| match &other.state {
+            State::Loading { blocks, .. } if other.layout == layout => {
+                other.blocks.iter().zip(blocks).any(|(block, state)| block.hash == hash && *state == LoadBlock::Waiting)
+            }
+            _ => false,
+        };
+        let mut others = self.engines.iter().flat_map(|engine| &engine.jobs).filter(|(name, _)| **name != job);
+        if others.any(|(_, other)| waits(other)) {
+            self.met(Situation::OneReadForTwoLoads);
+        }
+    }
+
     fn add_hands(&mut self, engine: usize, job: u64, block: usize, slot: SlotIndex, writes: Option<CopyId>) {
+        let reads_too = |other: &Job| !other.orphan && other.hands.values().any(|hand| hand.writes.is_none() && hand.slot == slot);
+        let mut others = self.engines.iter().enumerate().filter(|(at, _)| *at != engine).flat_map(|(_, other)| other.jobs.values());
+        if writes.is_none() && others.any(reads_too) {
+            self.met(Situation::TwoLoadsOfOneBlock);
+        }
         let layout = self.engines[engine].jobs[&job].layout;
         for rank in 0..self.setting.shape(layout).ranks {
             self.next_job += 1;
@@ -130,7 +154,12 @@ impl Node<'_> {
         let arena = &mut self.arenas[state.arena];
         let key = BlockKey { layout: state.layout, hash: state.blocks[hand.block].hash };
         let done = match hand.writes {
-            Some(copy) => write_page(&mut hand, arena, copy, shape),
+            Some(copy) => {
+                if state.hands.values().any(|other| other.block == hand.block) {
+                    self.outcome.coverage.met(Situation::RanksFillOneSlotTogether);
+                }
+                write_page(&mut hand, arena, copy, shape)
+            }
             None => read_page(&mut hand, arena, key, shape),
         };
         if !done {
@@ -154,16 +183,18 @@ impl Node<'_> {
         let State::Loading { facts, blocks, .. } = &mut state.state else { unreachable!("a reader belongs to a load") };
         let accepts = hand.header.is_some_and(|header| header.stripes[usize::from(hand.rank)] == checksum(&hand.pages));
         if accepts {
-            let purges = self.copies.judge(&hand.pages, key, shape, hand.rank);
-            if purges < facts.purges {
-                assert!(self.recovered.get(&key).is_some_and(|seen| *seen >= facts.purges), "{key} was purged and served");
-                self.outcome.resurrected += 1;
+            let origin = self.copies.judge(&hand.pages, key, shape, hand.rank);
+            assert!(origin.purges >= facts.purges, "{key} was purged and served");
+            if origin.engine != engine {
+                self.outcome.coverage.met(Situation::SharedPrefix);
             }
             self.outcome.accepted += 1;
         } else {
             self.outcome.refused += 1;
             let excused = hand.saw_rot || state.orphan || self.agenda.now() >= facts.expires;
             assert!(excused, "{key} changed in slot {} under a valid lease", hand.slot);
+            let met = if hand.saw_rot { Situation::ReaderFoundRot } else { Situation::StaleReaderRefused };
+            self.outcome.coverage.met(met);
             blocks[hand.block] = LoadBlock::Copied { ok: false };
         }
     }
@@ -177,17 +208,23 @@ impl Node<'_> {
         if state.orphan {
             return self.end_job(engine, job);
         }
-        let corrupt = (0..blocks.len()).filter(|at| blocks[*at] == LoadBlock::Copied { ok: false }).map(|at| at as u32).collect();
+        let corrupt: Vec<u32> = (0..blocks.len()).filter(|at| blocks[*at] == LoadBlock::Copied { ok: false }).map(|at| at as u32).collect();
         let lease = *lease;
         self.engines[engine].jobs.get_mut(&job).expect("a job in progress").state = State::Loaded;
+        self.note_sharing(engine, job, &corrupt);
+        let again = corrupt.clone();
         self.ask(engine, job, |session, request| Input::CompleteLoad { session, request, lease, corrupt });
+        self.say_again(engine, lease, |session, request, lease| Input::CompleteLoad { session, request, lease, corrupt: again });
     }
 
     fn finish_store(&mut self, engine: usize, job: u64) {
         let state = &self.engines[engine].jobs[&job];
-        let State::Storing { lease, slots } = &state.state else { return };
+        let State::Storing { lease, facts, slots } = &state.state else { return };
         if !state.hands.is_empty() {
             return;
+        }
+        if self.agenda.now() >= facts.expires {
+            self.outcome.coverage.met(Situation::StoreCompletedLate);
         }
         let (lease, shape, arena) = (*lease, self.setting.shape(state.layout), &self.arenas[state.arena]);
         let mut filled = Vec::new();
@@ -210,7 +247,44 @@ impl Node<'_> {
             }
             filled.push(FilledBlock { index: at as u32, stripes });
         }
+        let again = filled.clone();
         self.ask(engine, job, |session, request| Input::CompleteStore { session, request, lease, filled });
+        self.say_again(engine, lease, |session, request, lease| Input::CompleteStore { session, request, lease, filled: again });
+    }
+
+    /// What else a broken engine says: the same again, or the same about a lease that is not its own.
+    fn say_again(&mut self, engine: usize, lease: LeaseId, input: impl FnOnce(SessionId, RequestId, LeaseId) -> Input) {
+        let (met, lease) = match self.dice.below(40) {
+            0 | 1 => (Situation::RequestTwice, lease),
+            2 => (Situation::RequestNonsense, self.foreign_lease(engine, lease)),
+            _ => return,
+        };
+        self.met(met);
+        self.send(engine, None, |session, request| input(session, request, lease));
+    }
+
+    /// A lease of another engine, if there is one, or one that does not exist.
+    fn foreign_lease(&self, engine: usize, own: LeaseId) -> LeaseId {
+        let others = self.engines.iter().enumerate().filter(|(at, _)| *at != engine).flat_map(|(_, other)| other.jobs.values());
+        let lease = |job: &Job| match job.state {
+            State::Loading { lease, .. } | State::Storing { lease, .. } if !job.orphan => Some(lease),
+            _ => None,
+        };
+        others.filter_map(lease).next().unwrap_or(LeaseId(u64::MAX - own.0))
+    }
+
+    /// Notes whether another engine reads what this one found to be corrupt.
+    fn note_sharing(&mut self, engine: usize, job: u64, corrupt: &[u32]) {
+        let own = &self.engines[engine].jobs[&job];
+        let bad: Vec<BlockKey> = corrupt.iter().map(|at| BlockKey { layout: own.layout, hash: own.blocks[*at as usize].hash }).collect();
+        let reads = |other: &Job, key: &BlockKey| {
+            let is_it = |hand: &Hand| hand.writes.is_none() && other.blocks[hand.block].hash == key.hash;
+            other.layout == key.layout && !other.orphan && other.hands.values().any(is_it)
+        };
+        let others = self.engines.iter().enumerate().filter(|(at, _)| *at != engine).flat_map(|(_, other)| other.jobs.values());
+        if others.into_iter().any(|other| bad.iter().any(|key| reads(other, key))) {
+            self.met(Situation::RotUnderOtherReaders);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A simulated engine: looks up a prompt, loads what is there, stores the rest. Sometimes it is slow, wrong, or dies.
 
 use crate::sim::copying::{Hand, LoadBlock};
+use crate::sim::coverage::Situation;
 use crate::sim::daemon::LoadFacts;
 use crate::sim::node::{Event, Node};
 use crate::sim::setting::throw_prompt;
@@ -23,7 +24,8 @@ pub(super) struct Engine {
     pub jobs: BTreeMap<u64, Job>,
     /// Counts connections, so that what was meant for an earlier one is known.
     life: u64,
-    asked: BTreeMap<RequestId, u64>,
+    /// The job that waits for an answer; none when nobody minds it.
+    asked: BTreeMap<RequestId, Option<u64>>,
     last_request: u64,
     /// When the last message in each direction arrives: a connection keeps the order.
     sent_until: u64,
@@ -40,6 +42,8 @@ pub(super) struct Job {
     pub hands: BTreeMap<u64, Hand>,
     /// The daemon that gave the lease is gone: finish copying, tell nobody.
     pub orphan: bool,
+    /// Belongs to another job, and is followed by none.
+    pub twin: bool,
 }
 
 #[derive(Debug)]
@@ -55,6 +59,7 @@ pub(super) enum State {
     Loaded,
     Storing {
         lease: LeaseId,
+        facts: LoadFacts,
         slots: Vec<Option<Filled>>,
     },
 }
@@ -64,6 +69,23 @@ pub(super) enum State {
 pub(super) struct Filled {
     pub slot: SlotIndex,
     pub copy: super::bytes::CopyId,
+}
+
+impl Engine {
+    /// True when it fills slots.
+    pub fn is_storing(&self) -> bool {
+        self.jobs.values().any(|job| matches!(job.state, State::Storing { .. }) && !job.hands.is_empty())
+    }
+
+    /// True when it copies out of slots.
+    pub fn is_loading(&self) -> bool {
+        self.jobs.values().any(|job| matches!(job.state, State::Loading { .. }) && !job.hands.is_empty())
+    }
+
+    fn is_waiting(&self) -> bool {
+        let waits = |state: &State| matches!(state, State::Loading { blocks, .. } if blocks.contains(&LoadBlock::Waiting));
+        self.jobs.values().any(|job| waits(&job.state))
+    }
 }
 
 impl Job {
@@ -82,11 +104,11 @@ impl Node<'_> {
         daemon.next_session += 1;
         daemon.engines.insert(session, engine);
         let home = Some((daemon.life, session));
-        self.tell(Input::OpenSession { session });
         let engine_state = &mut self.engines[engine];
         engine_state.home = home;
         engine_state.life += 1;
         let life = engine_state.life;
+        self.tell(Input::OpenSession { session });
         for _ in 0..self.setting.lanes {
             let pause = self.dice.below(20);
             self.agenda.after(pause, Event::Wake { engine, life });
@@ -103,6 +125,9 @@ impl Node<'_> {
             let twice = blocks[0].clone();
             blocks.push(twice);
         }
+        if self.dice.chance(4) {
+            self.tangle(&mut blocks);
+        }
         let layouts = self.setting.shapes.len() as u64 + u64::from(self.dice.chance(1));
         let layout = LayoutHandle(self.dice.below(layouts) as u16);
         let keys: Vec<SequenceHash> = blocks.iter().map(|block| block.hash).collect();
@@ -110,7 +135,7 @@ impl Node<'_> {
         let job = self.next_job;
         self.engines[engine]
             .jobs
-            .insert(job, Job { layout, blocks, arena: 0, state: State::Asking, hands: BTreeMap::new(), orphan: false });
+            .insert(job, Job { layout, blocks, arena: 0, state: State::Asking, hands: BTreeMap::new(), orphan: false, twin: false });
         let until_miss = self.dice.chance(80);
         let ttl_ms = self.dice.below(3) * 60;
         match self.dice.below(20) {
@@ -122,9 +147,30 @@ impl Node<'_> {
         }
     }
 
+    /// A broken engine: parents in a circle, positions that make no sense.
+    fn tangle(&mut self, blocks: &mut [NewBlock]) {
+        self.met(Situation::ParentsInACircle);
+        let count = blocks.len() as u64;
+        for _ in 0..self.dice.range(1, 3) {
+            let (child, parent) = (self.dice.below(count) as usize, self.dice.below(count) as usize);
+            blocks[child].parent = blocks[parent].hash;
+            if self.dice.chance(50) {
+                blocks[child].position = self.dice.below(count + 2) as u32;
+            }
+        }
+    }
+
     /// Sends a request for a job.
     pub(super) fn ask(&mut self, engine: usize, job: u64, input: impl FnOnce(SessionId, RequestId) -> Input) {
-        let latency = self.dice.below(3);
+        self.send(engine, Some(job), input);
+    }
+
+    /// Sends a request; nobody minds the answer when there is no job.
+    pub(super) fn send(&mut self, engine: usize, job: Option<u64>, input: impl FnOnce(SessionId, RequestId) -> Input) {
+        let latency = if self.dice.chance(2) { self.dice.range(20, 200) } else { self.dice.below(3) };
+        if latency >= 20 {
+            self.met(Situation::RequestLate);
+        }
         let state = &mut self.engines[engine];
         let Some((life, session)) = state.home else { return };
         state.last_request += 1;
@@ -154,7 +200,9 @@ impl Node<'_> {
         match said {
             Said::Reply { request, reply, facts } => {
                 let job = self.engines[engine].asked.remove(&request).expect("a reply answers a request");
-                self.answered(engine, job, reply, facts);
+                if let Some(job) = job {
+                    self.answered(engine, job, reply, facts);
+                }
             }
             Said::Notice { lease, ready, missing } => self.noticed(engine, lease, ready, missing),
         }
@@ -169,8 +217,16 @@ impl Node<'_> {
             LedgerReply::LoadLease { lease, grants } => self.begin_load(engine, job, lease, grants, facts),
             LedgerReply::StoreLease { lease, grants } => self.begin_store(engine, job, lease, grants, facts),
             LedgerReply::Done if matches!(self.engines[engine].jobs[&job].state, State::Loaded) => self.ask_store(engine, job),
-            LedgerReply::Done | LedgerReply::Pinned(_) | LedgerReply::Busy(_) | LedgerReply::Invalid(_) => self.end_job(engine, job),
+            LedgerReply::Done => self.end_job(engine, job),
+            LedgerReply::Pinned(blocks) => self.end_after(engine, job, (blocks > 0).then_some(Situation::Pinned)),
+            LedgerReply::Busy(_) => self.end_after(engine, job, Some(Situation::RequestBusy)),
+            LedgerReply::Invalid(_) => self.end_after(engine, job, Some(Situation::RequestInvalid)),
         }
+    }
+
+    fn end_after(&mut self, engine: usize, job: u64, met: Option<Situation>) {
+        met.into_iter().for_each(|situation| self.met(situation));
+        self.end_job(engine, job);
     }
 
     fn ask_load(&mut self, engine: usize, job: u64, blocks: usize) {
@@ -186,13 +242,25 @@ impl Node<'_> {
         let state = self.engines[engine].jobs.get_mut(&job).expect("a job in progress");
         state.state = State::Asking;
         let (layout, blocks) = (state.layout, state.blocks.clone());
+        if self.dice.chance(6) {
+            self.ask_store_twice(engine, layout, blocks.clone());
+        }
         self.ask(engine, job, |session, request| Input::PrepareStore { session, request, layout, blocks });
+    }
+
+    /// Another rank of the same engine does not know that the first asks.
+    fn ask_store_twice(&mut self, engine: usize, layout: LayoutHandle, blocks: Vec<NewBlock>) {
+        self.next_job += 1;
+        let twin = self.next_job;
+        let job = Job { layout, blocks: blocks.clone(), arena: 0, state: State::Asking, hands: BTreeMap::new(), orphan: false, twin: true };
+        self.engines[engine].jobs.insert(twin, job);
+        self.ask(engine, twin, |session, request| Input::PrepareStore { session, request, layout, blocks });
     }
 
     /// Forgets a job and begins another one some time later.
     pub(super) fn end_job(&mut self, engine: usize, job: u64) {
-        let orphan = self.engines[engine].jobs.remove(&job).is_none_or(|job| job.orphan);
-        if !orphan {
+        let alone = self.engines[engine].jobs.remove(&job).is_none_or(|job| job.orphan || job.twin);
+        if !alone {
             let (pause, life) = (self.dice.below(15), self.engines[engine].life);
             self.agenda.after(pause, Event::Wake { engine, life });
         }
@@ -202,6 +270,12 @@ impl Node<'_> {
     pub(super) fn kill_engine(&mut self, engine: usize) {
         let state = &mut self.engines[engine];
         let Some((life, session)) = state.home.take() else { return };
+        let met = [
+            (state.is_storing(), Situation::EngineDiedStoring),
+            (state.is_loading(), Situation::EngineDiedLoading),
+            (state.is_waiting(), Situation::EngineDiedWaiting),
+        ];
+        met.into_iter().filter(|(met, _)| *met).for_each(|(_, situation)| self.outcome.coverage.met(situation));
         state.jobs.clear();
         state.asked.clear();
         let at = state.sent_until.max(self.agenda.now()) + self.dice.below(30);

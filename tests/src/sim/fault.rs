@@ -1,6 +1,8 @@
 //! What goes wrong, and what operators do.
 
 use crate::sim::bytes::is_image_of;
+use crate::sim::coverage::Situation;
+use crate::sim::engine::Engine;
 use crate::sim::medium::Mood;
 use crate::sim::node::{Event, Node};
 use kvd_block::{LayoutHandle, SlotIndex, TierKind};
@@ -25,16 +27,30 @@ impl Node<'_> {
             17..=18 => {
                 let one = LayoutHandle(self.dice.below(self.setting.shapes.len() as u64) as u16);
                 let layout = self.dice.chance(70).then_some(one);
-                if self.daemon.is_some() {
-                    self.count_purge(layout);
-                    self.tell(Input::Purge { layout });
-                }
+                self.purge(layout);
             }
             19 => self.drain_a_while(),
             20..=21 => self.begin_hand_over(),
+            22 if self.dice.chance(50) => self.dies_after = Some(self.dice.below(60)),
             22 => self.crash(),
             _ => {}
         }
+    }
+
+    fn purge(&mut self, layout: Option<LayoutHandle>) {
+        if self.daemon.is_none() {
+            return;
+        }
+        let met = [
+            (true, Situation::Purge),
+            (self.engines.iter().any(Engine::is_storing), Situation::PurgeWhileStoring),
+            (self.engines.iter().any(Engine::is_loading), Situation::PurgeWhileLoading),
+            (self.medium.is_busy()[0], Situation::PurgeWhileWriting),
+        ];
+        met.into_iter().filter(|(met, _)| *met).for_each(|(_, situation)| self.met(situation));
+        let generation = self.remember_purge(layout);
+        // The daemon may die between the two, and the operator was told nothing yet.
+        if self.dice.chance(5) { self.crash() } else { self.tell(Input::Purge { layout, generation }) }
     }
 
     fn rot_arena(&mut self) {
@@ -56,6 +72,7 @@ impl Node<'_> {
                 TierKind::Nvme => self.medium.holds(row.address, row.key, shape),
             };
             if !sound {
+                self.outcome.coverage.met(Situation::ScrubFoundRot);
                 found.push(Input::FoundCorrupt { key: row.key, tier, address: row.address });
             }
             if self.dice.chance(2) {

@@ -13,8 +13,11 @@
 //! * after every step, in [`daemon`]: the ledger's invariants, one reply per request, one settlement per staged block in time;
 //! * whenever a reader accepts bytes, in [`bytes`]: they are one whole copy of the block asked for, stored since its last purge;
 //! * whenever a reader refuses bytes, in [`copying`](self): there is a reason for it, and under a valid lease only rot is one;
+//! * after every step, in [`promises`]: purged and rotten blocks are not found, pinned ones stay;
+//! * whenever a snapshot is complete, in [`subscriber`]: it is the residency, and so is what a subscriber follows from there;
 //! * whenever a store ends: nobody else wrote into its slots;
-//! * at the end of a run: nobody waits, no lease, transfer or slot is left over, and the events give the residency.
+//! * at the end of a run: nobody waits, no lease, transfer or slot is left over, the catalog has a row for each block on NVMe, and the events give
+//!   the residency.
 //!
 //! Nothing here reads a clock, starts a thread or touches a file.
 
@@ -22,13 +25,17 @@ pub mod agenda;
 pub mod bytes;
 pub mod catalog;
 mod copying;
+pub mod coverage;
 pub mod daemon;
 pub mod dice;
 mod engine;
 mod fault;
 pub mod medium;
 mod node;
+pub mod promises;
 mod restart;
 pub mod setting;
+pub mod subscriber;
 
+pub use coverage::{Coverage, Situation};
 pub use node::{Line, Outcome, run, run_watched};

@@ -2,15 +2,17 @@
 
 use crate::sim::agenda::Agenda;
 use crate::sim::bytes::{Copies, Header, Page};
-use crate::sim::catalog::Catalog;
+use crate::sim::catalog::{Catalog, Change};
+use crate::sim::coverage::{Coverage, Situation};
 use crate::sim::daemon::{Daemon, LoadFacts};
 use crate::sim::dice::{Dice, mix};
 use crate::sim::engine::{Engine, Said};
 use crate::sim::medium::{Medium, Progress};
 use crate::sim::setting::Setting;
-use kvd_block::{BlockKey, LayoutHandle, SlotIndex, Tick, TierKind};
-use kvd_ledger::{Action, Input, ReadResult, Transfer};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::sim::setting::layout_id;
+use kvd_block::{BlockKey, LayoutHandle, Purges, SlotIndex, Tick, TierKind};
+use kvd_ledger::{Action, Counters, Input, ReadResult, Transfer};
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
@@ -36,8 +38,8 @@ pub struct Outcome {
     pub crashes: u64,
     /// Arenas handed over.
     pub hand_overs: u64,
-    /// Blocks accepted although purged: found again by a restart that had lost the purge.
-    pub resurrected: u64,
+    /// What was met.
+    pub coverage: Coverage,
 }
 
 /// Everything that can happen.
@@ -50,7 +52,6 @@ pub(super) enum Event {
     Copy { engine: usize, job: u64, hand: u64 },
     GiveUp { engine: usize, job: u64 },
     Io { job: u64 },
-    Erase { address: SlotIndex, crashes: u64 },
     Tick { life: u64 },
     Fault,
     Calm,
@@ -82,10 +83,12 @@ pub(super) struct Node<'w> {
     pub catalog: Catalog,
     pub engines: Vec<Engine>,
     pub copies: Copies,
-    /// Purges so far, per layout.
+    /// Purges so far, per layout: the judge's own count.
     pub purges: Vec<u64>,
-    /// Blocks that a restart found, and how many purges their layout had seen by then.
-    pub recovered: BTreeMap<BlockKey, u64>,
+    /// What the disk remembers of purges.
+    pub purged: Purges,
+    /// Actions until the daemon dies, if it is to.
+    pub dies_after: Option<u64>,
     /// Images that a restart after a crash believed in.
     pub doubtful: BTreeSet<(BlockKey, SlotIndex)>,
     pub next_job: u64,
@@ -121,7 +124,8 @@ impl<'w> Node<'w> {
             arenas: Vec::new(),
             catalog: Catalog::default(),
             copies: Copies::default(),
-            recovered: BTreeMap::new(),
+            purged: Purges::default(),
+            dies_after: None,
             doubtful: BTreeSet::new(),
             next_job: 0,
             closing: false,
@@ -149,6 +153,7 @@ impl<'w> Node<'w> {
             self.handle(event);
         }
         self.check_nothing_is_left();
+        self.outcome.coverage += self.medium.coverage;
         self.outcome
     }
 
@@ -161,8 +166,6 @@ impl<'w> Node<'w> {
             Event::Copy { engine, job, hand } => self.copy(engine, job, hand),
             Event::GiveUp { engine, job } => self.give_up(engine, job),
             Event::Io { job } => self.advance(job),
-            Event::Erase { address, crashes } if crashes == self.outcome.crashes => self.medium.erase(address),
-            Event::Erase { .. } => {}
             Event::Tick { life } => {
                 if self.is_alive(life) {
                     self.tick_at = u64::MAX;
@@ -180,6 +183,7 @@ impl<'w> Node<'w> {
     /// No new work and no new faults: what was begun must end by itself.
     fn close(&mut self) {
         self.closing = true;
+        self.dies_after = None;
         self.medium.mood = super::medium::Mood::Well;
         self.tell(Input::Drain(false));
     }
@@ -191,7 +195,13 @@ impl<'w> Node<'w> {
     pub fn tell_life(&mut self, life: u64, input: Input) {
         if self.is_alive(life) {
             self.tell(input);
+        } else if matches!(input, Input::WriteDone { .. } | Input::ReadDone { .. } | Input::EraseDone { .. }) {
+            self.met(Situation::CompletionAfterDeath);
         }
+    }
+
+    pub fn met(&mut self, situation: Situation) {
+        self.outcome.coverage.met(situation);
     }
 
     /// Steps the daemon, if there is one, and does what it wants.
@@ -200,10 +210,27 @@ impl<'w> Node<'w> {
         let facts = self.facts(&input);
         let Some(daemon) = &mut self.daemon else { return };
         (self.watch)(now, Line::Input(&input));
-        let actions = daemon.step(Tick(now), input);
+        let before = *daemon.ledger().counters();
+        let actions = daemon.step(Tick(now), input, &mut self.dice, &mut self.outcome.coverage);
+        let after = *daemon.ledger().counters();
         self.outcome.steps += 1;
+        self.note(&before, &after);
         self.perform(actions, facts);
         self.plan_tick();
+    }
+
+    /// What the ledger's counters say about a step.
+    fn note(&mut self, before: &Counters, after: &Counters) {
+        if after.evicted_cpu + after.evicted_nvme > before.evicted_cpu + before.evicted_nvme && self.engines.iter().any(Engine::is_loading)
+        {
+            self.met(Situation::EvictedWhileAnotherLoads);
+        }
+        if after.leases_expired > before.leases_expired {
+            self.met(Situation::LeaseExpired);
+        }
+        if after.load_late > before.load_late && self.medium.mood == super::medium::Mood::Stalled {
+            self.met(Situation::Stall);
+        }
     }
 
     fn plan_tick(&mut self) {
@@ -223,7 +250,11 @@ impl<'w> Node<'w> {
             Input::PrepareStore { layout, .. } => (layout, 0),
             _ => return LoadFacts { expires: 0, purges: 0 },
         };
-        let expires = self.daemon.as_ref().map_or(0, |daemon| daemon.load_expires(self.agenda.now(), deadline_ms));
+        let now = self.agenda.now();
+        let expires = self.daemon.as_ref().map_or(0, |daemon| match input {
+            Input::PrepareStore { .. } => daemon.store_expires(now),
+            _ => daemon.load_expires(now, deadline_ms),
+        });
         LoadFacts { expires, purges: self.purges.get(usize::from(layout.0)).copied().unwrap_or(0) }
     }
 
@@ -231,11 +262,16 @@ impl<'w> Node<'w> {
         let Some(daemon) = &self.daemon else { return };
         let (life, arena) = (daemon.life, daemon.arena);
         for action in actions {
+            if self.dies_now() {
+                return;
+            }
             self.remember(&action);
             match action {
                 Action::Reply { session, request, reply } => self.say(session, Said::Reply { request, reply, facts }),
                 Action::Notify { session, lease, ready, missing } => self.say(session, Said::Notice { lease, ready, missing }),
                 Action::Seal(block) => {
+                    let generation = self.purged.generation(layout_id(block.key.layout));
+                    assert_eq!(block.generation, generation, "{} says after which purge it was stored", block.key);
                     let row = kvd_ledger::CatalogRow {
                         key: block.key,
                         address: SlotIndex(0),
@@ -243,23 +279,45 @@ impl<'w> Node<'w> {
                         route: block.route,
                         position: block.position,
                     };
-                    self.arenas[arena][block.slot.0 as usize] = Page::Header(Rc::new(Header { row, stripes: block.stripes }));
+                    self.arenas[arena][block.slot.0 as usize] =
+                        Page::Header(Rc::new(Header { row, stripes: block.stripes, generation: block.generation }));
                     self.outcome.stored += 1;
                 }
-                Action::Write(transfer) => self.start(life, transfer, true),
+                Action::Write(transfer) => {
+                    if self.medium.is_busy()[2] {
+                        self.met(Situation::WriteDuringErase);
+                    }
+                    self.start(life, transfer, true);
+                }
                 Action::Read(transfer) => self.start(life, transfer, false),
-                Action::Erase(address) => {
-                    let (late, crashes) = (self.dice.below(30), self.outcome.crashes);
-                    self.agenda.after(late, Event::Erase { address, crashes });
+                Action::Erase { op, address } => {
+                    let job = self.medium.erase(life, op, address, &mut self.dice);
+                    let pause = self.medium.pause(&mut self.dice);
+                    self.agenda.after(pause, Event::Io { job });
                 }
                 Action::CatalogPut(row) => {
                     self.doubtful.remove(&(row.key, row.address));
-                    self.catalog.put(self.agenda.now(), row);
+                    self.catalog.change(self.agenda.now(), Change::Put(row));
                 }
-                Action::CatalogDelete(key) => self.catalog.delete(self.agenda.now(), key),
+                Action::CatalogDelete(key) => self.catalog.change(self.agenda.now(), Change::Delete(key)),
+                Action::CatalogPurge { layout, generation } => {
+                    self.catalog.change(self.agenda.now(), Change::Purge(layout, generation));
+                }
                 Action::Publish(_) => {}
             }
         }
+    }
+
+    /// A crash comes at any point, also between two actions of one step.
+    fn dies_now(&mut self) -> bool {
+        let Some(left) = self.dies_after.as_mut() else { return false };
+        if *left > 0 {
+            *left -= 1;
+            return false;
+        }
+        self.met(Situation::CrashBetweenActions);
+        self.crash();
+        true
     }
 
     fn remember(&mut self, action: &Action) {
@@ -286,8 +344,8 @@ impl<'w> Node<'w> {
         match self.medium.advance(job, arena, &mut self.dice) {
             Progress::Again(ms) => self.agenda.after(ms, Event::Io { job }),
             Progress::Gone => {}
-            Progress::Done(late, input, times, life) => {
-                if let (Input::ReadDone { result: ReadResult::Corrupt, .. }, Some(transfer)) = (&input, transfer) {
+            Progress::Done { late, input, times, life, short } => {
+                if let (Input::ReadDone { result: ReadResult::Corrupt, .. }, Some(transfer), false) = (&input, transfer, short) {
                     self.judge_refused_read(transfer);
                 }
                 for time in 0..times {
@@ -308,11 +366,12 @@ impl<'w> Node<'w> {
         assert!(excused, "{} was lost at page {} for no reason", transfer.key, transfer.address);
     }
 
-    /// The judge's count of a purge.
-    pub fn count_purge(&mut self, layout: Option<LayoutHandle>) {
+    /// A purge is remembered on the disk before the daemon is told. The judge counts, too.
+    pub fn remember_purge(&mut self, layout: Option<LayoutHandle>) -> u64 {
         for (at, purges) in self.purges.iter_mut().enumerate() {
             *purges += u64::from(layout.is_none_or(|layout| usize::from(layout.0) == at));
         }
+        self.purged.purge(layout.map(layout_id))
     }
 
     fn check_nobody_waits(&self) {
@@ -328,7 +387,10 @@ impl<'w> Node<'w> {
 
     fn check_nothing_is_left(&self) {
         let ledger = self.daemon.as_ref().expect("a closing run has a daemon").ledger();
-        self.daemon.iter().for_each(Daemon::compare);
+        self.daemon.iter().for_each(|daemon| {
+            daemon.check_end();
+            daemon.check_rows(&self.catalog.newest());
+        });
         assert_eq!((ledger.open_leases(), ledger.open_transfers()), (0, 0), "leases and transfers end");
         assert_eq!(ledger.next_deadline(), None, "an idle ledger sleeps");
         for tier in TierKind::ALL {

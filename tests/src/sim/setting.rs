@@ -2,7 +2,7 @@
 
 use crate::sim::bytes::Shape;
 use crate::sim::dice::Dice;
-use kvd_block::{LayoutHandle, NewBlock, PAGE_BYTES, RouteHash, SequenceHash};
+use kvd_block::{LayoutHandle, LayoutId, NewBlock, PAGE_BYTES, Purges, RouteHash, SequenceHash};
 use kvd_ledger::{Input, LedgerConfig, SpaceConfig};
 
 /// Blocks at the start of every chain that all chains share, as prompts share their system prompt.
@@ -47,12 +47,13 @@ impl Setting {
         Setting { config, shapes, engines: dice.range(1, 4) as usize, lanes: dice.range(1, 3) }
     }
 
-    /// The inputs that tell a ledger of the layouts.
-    pub fn layouts(&self) -> impl Iterator<Item = Input> + '_ {
+    /// The inputs that tell a ledger of the layouts, and of what was purged.
+    pub fn layouts(&self, purged: &Purges) -> impl Iterator<Item = Input> {
         self.shapes.iter().enumerate().map(|(at, shape)| Input::DefineLayout {
             layout: LayoutHandle(at as u16),
             slot_pages: shape.slot_pages(),
             ranks: shape.ranks,
+            generation: purged.generation(layout_id(LayoutHandle(at as u16))),
         })
     }
 
@@ -70,6 +71,11 @@ impl Setting {
     pub fn medium_pages(&self) -> usize {
         self.config.nvme.map_or(0, |space| space.capacity_bytes / PAGE_BYTES) as usize
     }
+}
+
+/// The lasting name of a layout.
+pub fn layout_id(handle: LayoutHandle) -> LayoutId {
+    LayoutId([handle.0 as u8 + 1; 16])
 }
 
 /// The beginning of some chain, root first.

@@ -12,7 +12,8 @@
 //! column family `blocks`    key: layout handle u16 BE, sequence hash 16
 //!                           value: slot address u32 LE, position u32 LE, route hash u64 LE, parent hash 16
 //! column family `layouts`   key: layout handle u16 BE        value: canonical encoding of the layout
-//! column family `meta`      "format" u16 LE, "incarnation" u64 LE, "data_file_id" 16
+//! column family `meta`      "format" u16 LE, "incarnation" u64 LE, "data_file_id" 16,
+//!                           "purged" (of all layouts) u64 LE, "purged" + layout handle u16 BE (of one) u64 LE
 //! ```
 
 mod error;
@@ -92,6 +93,10 @@ impl Catalog {
                 match change {
                     CatalogChange::Put(row) => batch.put_cf(blocks, row::encode_key(row.key), row::encode_value(&row)),
                     CatalogChange::Delete(key) => batch.delete_cf(blocks, row::encode_key(key)),
+                    CatalogChange::Purge { layout, generation } => {
+                        delete_rows(db, layout, &mut batch);
+                        batch.put_cf(family(db, META), purged_key(layout), generation.to_le_bytes());
+                    }
                 }
             }
             if batch.is_empty() { Ok(()) } else { db.write(batch) }
@@ -146,12 +151,16 @@ impl Catalog {
     /// Removes every row, because they describe another slot file. Layouts and incarnation stay.
     pub fn clear(&self) -> Result<(), CatalogError> {
         self.with("removing all rows", |db| {
-            let blocks = family(db, BLOCKS);
             let mut batch = WriteBatch::default();
-            batch.delete_range_cf(blocks, &[0; row::KEY_BYTES][..], &[0xff; row::KEY_BYTES][..]);
-            batch.delete_cf(blocks, [0xff; row::KEY_BYTES]);
+            delete_rows(db, None, &mut batch);
             db.write(batch)
         })
+    }
+
+    /// The last purge of a layout that left no row behind; 0 before the first. When it was purged later, its rows are of dead blocks.
+    pub fn purged(&self, layout: LayoutHandle) -> Result<u64, CatalogError> {
+        let of = |layout| Ok(self.meta(&purged_key(layout))?.map_or(0, u64::from_le_bytes));
+        Ok(of(None)?.max(of(Some(layout))?))
     }
 
     fn meta<const N: usize>(&self, name: &[u8]) -> Result<Option<[u8; N]>, CatalogError> {
@@ -183,6 +192,21 @@ impl Catalog {
 
 fn family<'a>(db: &'a DB, name: &str) -> &'a ColumnFamily {
     db.cf_handle(name).expect("every column family was opened with the catalog")
+}
+
+fn delete_rows(db: &DB, layout: Option<LayoutHandle>, batch: &mut WriteBatch) {
+    let blocks = family(db, BLOCKS);
+    let (from, until) = layout.map_or(([0; row::KEY_BYTES], None), row::layout_keys);
+    let until = until.unwrap_or_else(|| {
+        batch.delete_cf(blocks, [0xff; row::KEY_BYTES]);
+        [0xff; row::KEY_BYTES]
+    });
+    batch.delete_range_cf(blocks, &from[..], &until[..]);
+}
+
+fn purged_key(layout: Option<LayoutHandle>) -> Vec<u8> {
+    let handle = layout.map(|layout| layout.0.to_be_bytes());
+    [b"purged".as_slice(), handle.as_ref().map_or(&[], |handle| handle.as_slice())].concat()
 }
 
 impl fmt::Debug for Catalog {

@@ -27,6 +27,13 @@ pub enum CatalogChange {
     Put(CatalogRow),
     /// The block is in the file no more.
     Delete(BlockKey),
+    /// Every block of a layout, or of all, was purged; remembered together with the rows' absence.
+    Purge {
+        /// Which layout; `None` is all.
+        layout: Option<LayoutHandle>,
+        /// Which purge.
+        generation: u64,
+    },
 }
 
 pub(super) fn encode_key(key: BlockKey) -> [u8; KEY_BYTES] {
@@ -34,6 +41,12 @@ pub(super) fn encode_key(key: BlockKey) -> [u8; KEY_BYTES] {
     bytes[..2].copy_from_slice(&key.layout.0.to_be_bytes());
     bytes[2..].copy_from_slice(&key.hash.0);
     bytes
+}
+
+/// First key of a layout's rows, and the first key behind them.
+pub(super) fn layout_keys(layout: LayoutHandle) -> ([u8; KEY_BYTES], Option<[u8; KEY_BYTES]>) {
+    let first = |layout: u16| encode_key(BlockKey { layout: LayoutHandle(layout), hash: SequenceHash([0; 16]) });
+    (first(layout.0), layout.0.checked_add(1).map(first))
 }
 
 pub(super) fn encode_value(row: &CatalogRow) -> [u8; VALUE_BYTES] {

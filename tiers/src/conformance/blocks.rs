@@ -62,6 +62,7 @@ pub(crate) fn seal_payload(slot: &Slot, layout: &LayoutSpec, seed: u64, payload:
         route: RouteHash(seed),
         position: 0,
         created_unix_ms: 0,
+        generation: 0,
         layout: layout.clone(),
         stripes: (0..layout.ranks).map(|rank| slot.checksum_at(layout.stripe_offset(rank), layout.stripe_bytes)).collect(),
         tokens: Vec::new(),

@@ -14,6 +14,8 @@
 //! ```text
 //! file          0  superblock
 //!            4096  copy of the superblock; used when the first one is damaged
+//!          65,536  table of purges, 256 KiB, when anything was ever purged
+//!         327,680  another one: they are written in turn, and the whole one with the greater sequence counts
 //!       1,048,576  data area: slot address 0. Address a (in pages) is at 1,048,576 + a × 4096
 //!
 //! superblock    0  8  magic "kvdslots"          40  8  extent_bytes
@@ -31,11 +33,17 @@
 //!              10  2  zero                      4088  8  CRC
 //!              12  4  slot_pages
 //!
+//! purges        0  8  magic "kvdpurge"          16  8  sequence, the same in every page of the table
+//! (a page)      8  2  format version (1)        24  …  entries of 24 bytes: layout id 16 (zeros: every layout),
+//!              10  2  entries in this page                 generation of its last purge 8
+//!              12  4  pages of the table        4088  8  CRC
+//!
 //! slot          0  4096  header, see kvd_block::image
 //!            4096  …     payload, up to whole pages
 //! ```
 //!
 //! An extent without a valid label holds no blocks for a scan. The first write of another slot size writes the label first.
+//! An image whose header has a smaller generation than its layout in the table was purged.
 //! An erased block's header page is zeros. Images of an earlier slot size may survive between slots; a scan ignores headers
 //! whose layout has another slot size than the label, and a read ignores every image but the one it was told to find.
 
@@ -50,6 +58,7 @@ mod format;
 mod inbox;
 mod job;
 mod posix;
+mod purge_table;
 mod scan;
 mod verifier;
 
@@ -58,6 +67,7 @@ pub use config::{IoEngine, NvmeConfig};
 pub use device::{holds, wipe};
 pub use error::OpenError;
 pub use format::{DATA_START, FORMAT_VERSION};
+pub use purge_table::PurgeTable;
 pub use scan::FoundImage;
 
 use crate::admission::Admission;
@@ -106,6 +116,11 @@ impl NvmeTier {
     /// Random, made with the file: a catalog that names another id describes another file.
     pub fn file_id(&self) -> [u8; 16] {
         self.device.file_id
+    }
+
+    /// What was purged, as the file remembers it. Open it once; it keeps the file open and locked for as long as it lives.
+    pub fn purge_table(&self) -> PurgeTable {
+        PurgeTable::open(self.device.clone())
     }
 
     /// One line that says which way blocks take, and why.
