@@ -2,8 +2,9 @@
 # Installs the Debian or Ubuntu packages that building and testing need, and only those that are missing.
 set -euo pipefail
 
-# A C++ compiler and libclang build RocksDB and its bindings; fio is the reference of the disk benches.
-packages=(ca-certificates clang curl fio g++ git libclang-dev make pkg-config procps python3 python3-venv)
+# A C++ compiler and libclang build RocksDB and its bindings; fio is the reference of the disk benches; the tests of
+# faults and of block devices make and mount small filesystems (e2fsprogs, mount; fuse3 where they are not run by root).
+packages=(ca-certificates clang curl e2fsprogs fio fuse3 g++ git libclang-dev make mount pkg-config procps python3 python3-venv)
 
 if ! command -v dpkg-query >/dev/null; then
     echo "This is not Debian or Ubuntu. Install the equivalents of: ${packages[*]}" >&2

@@ -7,7 +7,6 @@ use crate::driver::{self, Driver};
 use crate::events::{EventFeed, EventsError, Publisher};
 use crate::executor::Executor;
 use crate::layouts::Layouts;
-use crate::machine::DATA_FILE;
 use crate::measure::Measures;
 use crate::operator::Operator;
 use crate::recovery::{self, Recovered};
@@ -15,7 +14,7 @@ use crate::session::{Access, BindError, Engines, Listener, Service};
 use crate::settings::Settings;
 use crate::storage::{self, Storage, StorageError};
 use crate::takeover::{self, Inherited, TakeoverError};
-use crate::{metrics, rpc};
+use crate::{metrics, rpc, scrub};
 use kvd_block::TierKind;
 use kvd_ledger::{Input, Ledger, LedgerConfig, SpaceConfig};
 use kvd_shm::{Arena, ArenaError, HugePages};
@@ -208,7 +207,8 @@ impl Daemon {
             draining: watch::Sender::new(false),
             operator,
         });
-        let serving = vec![rpc::start(admin, shared.clone()), metrics::start(scrape, shared.clone())];
+        let mut serving = vec![rpc::start(admin, shared.clone()), metrics::start(scrape, shared.clone())];
+        serving.extend(scrub::start(shared.clone()));
         prefault(&shared);
         write_addresses(&shared);
         Ok(Daemon { shared, listener, service, closing, takeovers: takeovers_queue, driver_thread, driver_ended, serving, publishing })
@@ -218,6 +218,7 @@ impl Daemon {
     /// decided is unknown then, and the way back is a restart.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         tokio::pin!(stop);
+        let mut accepting = true;
         loop {
             tokio::select! {
                 _ = &mut stop => {
@@ -234,9 +235,14 @@ impl Daemon {
                 }
                 _ = &mut self.driver_ended => return Err(ServeError::LedgerEnded),
                 accepted = self.listener.accept() => match accepted {
-                    Ok(socket) => drop(tokio::spawn(self.service.clone().serve(socket))),
+                    Ok(socket) => {
+                        accepting = true;
+                        drop(tokio::spawn(self.service.clone().serve(socket)));
+                    }
                     Err(error) => {
-                        warn!(%error, "a connection could not be accepted");
+                        if std::mem::take(&mut accepting) {
+                            warn!(%error, "a connection could not be accepted: it waits");
+                        }
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
@@ -275,7 +281,7 @@ fn prepare(settings: &mut Settings, take_over: bool) -> Result<Base, ServeError>
     };
     let opened = if settings.nvme.enabled { Some(storage::open(&settings.nvme, arena.clone())?) } else { None };
     let nvme = opened.as_ref().map(|opened| {
-        let limits = kvd_tiers::Tier::limits(&opened.slot_file);
+        let limits = opened.medium.limits();
         SpaceConfig { capacity_bytes: limits.capacity_bytes, extent_bytes: limits.extent_bytes }
     });
     let space = SpaceConfig { capacity_bytes: arena.bytes(), extent_bytes: settings.arena.extent_bytes.map_or(0, |size| size.0) };
@@ -285,7 +291,7 @@ fn prepare(settings: &mut Settings, take_over: bool) -> Result<Base, ServeError>
         None => (crate::clock::unix_ms(), None),
         Some(opened) => {
             let incarnation = opened.catalog.next_incarnation().map_err(StorageError::from)?;
-            let file = settings.nvme.path.clone().unwrap_or_default().join(DATA_FILE);
+            let file = storage::slots_path(&settings.nvme);
             let (storage, _recovered): (Storage, Recovered) = recovery::recover(opened, file.display().to_string(), &mut ledger, &layouts)?;
             (incarnation, Some(Arc::new(storage)))
         }

@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod operator;
 pub mod recovery;
 pub mod rpc;
+pub mod scrub;
 pub mod session;
 pub mod settings;
 pub mod storage;

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! arena   a quarter of the memory the daemon may use        64 MiB to 256 GiB, whole extents
-//! nvme    the slot file as it is, else a quarter of free    256 MiB to 1 TiB
+//! nvme    the slot file as it is, else a quarter of free    256 MiB to 1 TiB; all of a block device
 //! ```
 //!
 //! A quarter, because the engine's own process and the page cache need the rest, and because a cache must never be what
 //! fills a machine.
 
-use crate::settings::{ByteSize, Settings};
+use crate::settings::{ByteSize, MediumChoice, NvmeSettings, Settings};
 use kvd_proto::local::default_socket_path;
+use kvd_tiers::nvme::{DATA_START, block_device_bytes};
 use rustix::fs::statvfs;
 use std::env;
 use std::fs;
@@ -30,9 +31,9 @@ pub fn resolve(settings: &Settings) -> Settings {
     arena.extent_bytes = Some(ByteSize(extent_bytes));
     settings.engine.socket.get_or_insert_with(default_socket_path);
     let nvme = &mut settings.nvme;
-    let path = nvme.path.get_or_insert_with(default_data_dir).clone();
+    nvme.path.get_or_insert_with(default_data_dir);
     if nvme.enabled {
-        let bytes = nvme.bytes.map_or_else(|| default_nvme_bytes(&path), |size| size.0);
+        let bytes = nvme.bytes.map_or_else(|| default_nvme_bytes(nvme), |size| size.0);
         let extent_bytes = nvme.extent_bytes.map_or_else(|| extent_for(bytes), |size| size.0);
         nvme.bytes = Some(ByteSize(whole(bytes, extent_bytes)));
         nvme.extent_bytes = Some(ByteSize(extent_bytes));
@@ -74,7 +75,17 @@ pub fn shared_memory_is_small_pages() -> bool {
     setting.is_ok_and(|text| text.contains("[never]") || text.contains("[deny]"))
 }
 
-fn default_nvme_bytes(dir: &Path) -> u64 {
+fn default_nvme_bytes(nvme: &NvmeSettings) -> u64 {
+    match (nvme.medium, &nvme.device) {
+        (MediumChoice::Memory, _) => (memory_bytes() / 4).clamp(64 * MIB, 256 * GIB),
+        (MediumChoice::Null, _) => 256 * GIB,
+        // A device that cannot be looked at says why when it is opened.
+        (MediumChoice::File, Some(device)) => block_device_bytes(device).map_or(GIB, |bytes| bytes.saturating_sub(DATA_START)),
+        (MediumChoice::File, None) => default_file_bytes(nvme.path.as_deref().unwrap_or(Path::new("/"))),
+    }
+}
+
+fn default_file_bytes(dir: &Path) -> u64 {
     let existing = fs::metadata(dir.join(DATA_FILE)).map_or(0, |file| file.len());
     if existing > 2 * MIB {
         return existing - MIB;

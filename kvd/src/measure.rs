@@ -56,6 +56,39 @@ impl Counter {
     }
 }
 
+/// A number that is set.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// What it is now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the scrubber has done in this life of the daemon.
+#[derive(Debug, Default)]
+pub struct ScrubMeasures {
+    /// Images read and checked.
+    pub checked_blocks: Counter,
+    /// Their bytes.
+    pub checked_bytes: Counter,
+    /// Images found corrupt or lost to the device, and forgotten.
+    pub corrupt: Counter,
+    /// Reads that the device failed.
+    pub unreadable: Counter,
+    /// Passes over everything.
+    pub passes: Counter,
+    /// When the last pass ended, in milliseconds since 1970; 0 when none has.
+    pub last_pass_unix_ms: Gauge,
+}
+
 /// Everything counted outside the ledger.
 #[derive(Debug, Default)]
 pub struct Measures {
@@ -71,6 +104,8 @@ pub struct Measures {
     pub refusals: Counter,
     /// Engines closed because they did not read their answers.
     pub slow_engines: Counter,
+    /// The scrubber's.
+    pub scrub: ScrubMeasures,
 }
 
 #[cfg(test)]

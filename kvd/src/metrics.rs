@@ -79,6 +79,12 @@ metrics! {
     PUBLISHED = "kvd_events_published_total" counter "KV event messages handed to the publisher."
     DROPPED = "kvd_events_dropped_total" counter "KV event messages numbered and dropped: subscribers see a gap."
     CATALOG_LOST = "kvd_catalog_changes_lost_total" counter "Changes of the catalog that could not be written: misses after the next restart."
+    SCRUBBED = "kvd_scrub_checked_blocks_total" counter "Images at rest that the scrubber read and checked."
+    SCRUBBED_BYTES = "kvd_scrub_checked_bytes_total" counter "Bytes of images at rest that the scrubber read and checked."
+    SCRUB_CORRUPT = "kvd_scrub_corrupt_total" counter "Images that the scrubber found corrupt or unreadable, and had forgotten."
+    SCRUB_UNREADABLE = "kvd_scrub_unreadable_total" counter "Reads of the scrubber that the device failed."
+    SCRUB_PASSES = "kvd_scrub_passes_total" counter "Passes of the scrubber over every block."
+    SCRUB_LAST = "kvd_scrub_last_pass_timestamp_seconds" gauge "When the scrubber's last pass ended, in seconds since 1970; 0 when none has."
     LOOKUP = "kvd_lookup_seconds" histogram "Time from reading a lookup to queueing its answer."
     DRAINING = "kvd_draining" gauge "1 while new leases are refused."
     INCARNATION = "kvd_incarnation" gauge "Number of this life of the daemon."
@@ -121,6 +127,13 @@ async fn text(shared: &Shared) -> Result<String, Stopped> {
     out.one(PUBLISHED, measures.events_published.get());
     out.one(DROPPED, measures.events_dropped.get());
     out.one(CATALOG_LOST, shared.storage.as_ref().map_or(0, |storage| storage.failed_changes()));
+    let scrub = &measures.scrub;
+    out.one(SCRUBBED, scrub.checked_blocks.get());
+    out.one(SCRUBBED_BYTES, scrub.checked_bytes.get());
+    out.one(SCRUB_CORRUPT, scrub.corrupt.get());
+    out.one(SCRUB_UNREADABLE, scrub.unreadable.get());
+    out.one(SCRUB_PASSES, scrub.passes.get());
+    out.one(SCRUB_LAST, scrub.last_pass_unix_ms.get() / 1000);
     out.histogram(LOOKUP, measures.lookup_seconds.cumulative(), measures.lookup_seconds.totals());
     out.one(DRAINING, u8::from(*shared.draining.borrow()));
     out.one(INCARNATION, shared.incarnation);

@@ -6,10 +6,10 @@
 //! `a_million_rows_come_back_in_seconds`.
 
 use crate::layouts::Layouts;
-use crate::storage::{Opened, Storage, StorageError};
+use crate::storage::{Medium, Opened, Purged, Storage, StorageError};
 use kvd_block::{BlockKey, LayoutHandle, LayoutSpec, Tick, TierKind};
 use kvd_ledger::{Action, CatalogRow, Input, Ledger};
-use kvd_tiers::{Catalog, CatalogChange, CatalogError, NvmeTier, PurgeTable, Tier};
+use kvd_tiers::{Catalog, CatalogChange, CatalogError};
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{info, warn};
@@ -37,7 +37,7 @@ pub fn define(ledger: &mut Ledger, layouts: &Layouts, handle: LayoutHandle, spec
 /// Fills `ledger` and `layouts` from opened storage, and makes it ready for transfers. Blocks.
 pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &Layouts) -> Result<(Storage, Recovered), StorageError> {
     let started = Instant::now();
-    let Opened { slot_file, catalog, purges, must_scan } = opened;
+    let Opened { medium, catalog, purges, must_scan } = opened;
     let mut actions = Vec::new();
     for (handle, spec) in catalog.layouts() {
         let generation = purges.generation(spec.id());
@@ -45,13 +45,16 @@ pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &La
     }
     finish_purges(&catalog, &purges)?;
     if must_scan {
-        scan(&slot_file, &catalog, &purges, ledger, layouts, &mut actions)?;
+        scan(&medium, &catalog, &purges, ledger, layouts, &mut actions)?;
+        if let Some(id) = medium.id() {
+            // Last, so that a scan that is cut off is done again.
+            catalog.set_data_file_id(id)?;
+        }
     } else {
         catalog.scan(BATCH_ROWS, |rows| feed(ledger, rows.into_iter().map(ledger_row).collect(), &mut actions))?;
     }
-    let detail = format!("{detail} ({})", slot_file.probe_line());
-    let tier: Arc<dyn Tier> = Arc::new(slot_file);
-    let storage = Storage::new(tier, Arc::new(catalog), purges, detail)?;
+    let detail = format!("{detail} ({})", medium.probe_line());
+    let storage = Storage::new(medium.into_tier(), Arc::new(catalog), purges, detail)?;
     forget_refused(&storage, actions);
     let blocks = ledger.totals(TierKind::Nvme).blocks;
     let recovered = Recovered { blocks, ms: started.elapsed().as_millis() as u64, scanned: must_scan };
@@ -60,7 +63,7 @@ pub fn recover(opened: Opened, detail: String, ledger: &mut Ledger, layouts: &La
 }
 
 /// Removes the rows of layouts whose purge the catalog did not live to see. Without a catalog there are none, and it has seen all.
-fn finish_purges(catalog: &Catalog, purges: &PurgeTable) -> Result<(), StorageError> {
+fn finish_purges(catalog: &Catalog, purges: &Purged) -> Result<(), StorageError> {
     let mut missed = Vec::new();
     for (layout, spec) in catalog.layouts() {
         let generation = purges.generation(spec.id());
@@ -89,9 +92,9 @@ fn feed(ledger: &mut Ledger, rows: Vec<CatalogRow>, actions: &mut Vec<Action>) {
 
 /// Reads every header of the slot file into the ledger and into the (empty) catalog, but those of images that were purged.
 fn scan(
-    slot_file: &NvmeTier,
+    medium: &Medium,
     catalog: &Catalog,
-    purges: &PurgeTable,
+    purges: &Purged,
     ledger: &mut Ledger,
     layouts: &Layouts,
     actions: &mut Vec<Action>,
@@ -99,7 +102,7 @@ fn scan(
     let mut failure = None;
     let mut dead = 0u64;
     let mut rows = Vec::with_capacity(BATCH_ROWS);
-    slot_file.scan(|image| {
+    medium.scan(|image| {
         let header = image.header;
         let generation = purges.generation(header.layout.id());
         if header.generation < generation {

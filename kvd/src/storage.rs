@@ -1,12 +1,13 @@
-//! The slot file and its catalog, opened together, and their troubles told once a minute.
+//! The medium and its catalog, opened together, and their troubles told once a minute.
 
 use crate::machine::DATA_FILE;
-use crate::settings::{IoChoice, NvmeSettings};
+use crate::settings::{IoChoice, MediumChoice, NvmeSettings};
 use kvd_block::{LayoutHandle, LayoutId, LayoutSpec};
 use kvd_ledger::{ReadResult, WriteResult};
 use kvd_shm::Arena;
 use kvd_tiers::{
-    Catalog, CatalogChange, CatalogError, CatalogWriter, IoEngine, NvmeConfig, NvmeTier, OpenError, PurgeTable, Tier, TierError,
+    Catalog, CatalogChange, CatalogError, CatalogWriter, FoundImage, IoEngine, MemoryTier, NullTier, NvmeConfig, NvmeTier, OpenError,
+    PurgeTable, Tier, TierError, TierLimits,
 };
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
@@ -15,9 +16,13 @@ use tracing::{error, warn};
 
 /// Catalog changes waiting to be written: 64 bytes each, 20 s of the fastest device.
 const MOST_CHANGES: usize = 1 << 17;
+/// Images that are checked at rest at once: by the scrubber, and by an operator's verification.
+const CHECKS: usize = 2;
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// Folder of the catalog inside the data directory.
 const CATALOG_DIR: &str = "catalog";
+/// The catalog of a medium that survives nothing: apart, so that measuring costs no blocks of the slot file.
+const PASSING_CATALOG_DIR: &str = "catalog.measuring";
 
 /// Why storage cannot be used. Fatal at start: a cache that silently keeps nothing is worse than one that says so.
 #[derive(Debug, thiserror::Error)]
@@ -62,51 +67,134 @@ struct Open {
     tier: Arc<dyn Tier>,
     writer: CatalogWriter,
     catalog: Arc<Catalog>,
-    purges: PurgeTable,
+    purges: Purged,
 }
 
-/// Opened storage, and whether the catalog describes the slot file.
+/// What was opened for the blocks.
+#[derive(Debug)]
+pub enum Medium {
+    /// A file or a block device.
+    Slots(NvmeTier),
+    /// Memory of this process, for measuring.
+    Memory(MemoryTier),
+    /// Headers only, for measuring.
+    Null(NullTier),
+}
+
+/// Opened storage, and whether the catalog describes it.
 #[derive(Debug)]
 pub struct Opened {
-    /// What was opened.
-    pub slot_file: NvmeTier,
+    /// Where the blocks are.
+    pub medium: Medium,
     /// Its catalog.
     pub catalog: Catalog,
     /// What was purged.
-    pub purges: PurgeTable,
-    /// The catalog was lost or describes another file: it must be filled from a scan.
+    pub purges: Purged,
+    /// The catalog was lost or describes another medium: it must be filled from a scan.
     pub must_scan: bool,
 }
 
-/// Opens slot file and catalog in the directory of `settings`. Blocks.
+impl Medium {
+    /// Sizes of the medium.
+    pub fn limits(&self) -> TierLimits {
+        match self {
+            Medium::Slots(tier) => tier.limits(),
+            Medium::Memory(tier) => tier.limits(),
+            Medium::Null(tier) => tier.limits(),
+        }
+    }
+
+    /// One line for people: which way blocks take.
+    pub fn probe_line(&self) -> String {
+        match self {
+            Medium::Slots(tier) => tier.probe_line(),
+            Medium::Memory(_) => "in memory, for measuring: nothing survives a restart".into(),
+            Medium::Null(_) => "null, for measuring: payloads are dropped".into(),
+        }
+    }
+
+    /// Finds every block by its header; a medium that survives nothing holds none.
+    pub fn scan(&self, on_found: impl FnMut(FoundImage)) {
+        if let Medium::Slots(tier) = self {
+            tier.scan(on_found);
+        }
+    }
+
+    /// Ready for transfers.
+    pub fn into_tier(self) -> Arc<dyn Tier> {
+        match self {
+            Medium::Slots(tier) => Arc::new(tier),
+            Medium::Memory(tier) => Arc::new(tier),
+            Medium::Null(tier) => Arc::new(tier),
+        }
+    }
+
+    fn purges(&self) -> Purged {
+        match self {
+            Medium::Slots(tier) => Purged(Some(tier.purge_table())),
+            Medium::Memory(_) | Medium::Null(_) => Purged(None),
+        }
+    }
+
+    /// What the catalog must name to describe this medium; nothing does where nothing survives.
+    pub fn id(&self) -> Option<[u8; 16]> {
+        match self {
+            Medium::Slots(tier) => Some(tier.file_id()),
+            Medium::Memory(_) | Medium::Null(_) => None,
+        }
+    }
+}
+
+/// What was purged from a medium. Where nothing survives, nothing has to be remembered.
+#[derive(Debug)]
+pub struct Purged(Option<PurgeTable>);
+
+impl Purged {
+    /// What headers of this layout's images must say at least.
+    pub fn generation(&self, layout: LayoutId) -> u64 {
+        self.0.as_ref().map_or(0, |table| table.generation(layout))
+    }
+
+    fn purge(&self, layout: Option<LayoutId>) -> std::io::Result<u64> {
+        self.0.as_ref().map_or(Ok(0), |table| table.purge(layout))
+    }
+}
+
+/// Opens medium and catalog in the directory of `settings`. Blocks.
 pub fn open(settings: &NvmeSettings, arena: Arc<Arena>) -> Result<Opened, StorageError> {
     let dir = settings.path.clone().unwrap_or_default();
     create_dir(&dir)?;
-    let slot_file = NvmeTier::open(NvmeConfig {
-        path: dir.join(DATA_FILE),
-        capacity_bytes: settings.bytes.map_or(0, |size| size.0),
-        extent_bytes: settings.extent_bytes.map_or(0, |size| size.0),
-        max_inflight_blocks: settings.max_writes + settings.max_reads,
-        queue_depth: 64,
-        arena,
-        io: match settings.io {
-            IoChoice::Auto => IoEngine::Auto,
-            IoChoice::Uring => IoEngine::Uring,
-            IoChoice::Posix => IoEngine::Posix,
-        },
-    })?;
-    let (catalog, rebuilt) = open_catalog(&dir.join(CATALOG_DIR))?;
-    let purges = slot_file.purge_table();
-    let described = catalog.data_file_id()?;
-    let must_scan = rebuilt || described != Some(slot_file.file_id());
-    if must_scan {
-        if described.is_some() {
-            warn!(dir = %dir.display(), "the catalog describes another slot file: it is rebuilt from the headers of this one");
-        }
-        catalog.clear()?;
-        catalog.set_data_file_id(slot_file.file_id())?;
+    let medium = open_medium(settings, slots_path(settings), arena)?;
+    let catalog_dir = if medium.id().is_some() { CATALOG_DIR } else { PASSING_CATALOG_DIR };
+    let (catalog, must_scan) = open_catalog(&dir.join(catalog_dir), medium.id())?;
+    let purges = medium.purges();
+    Ok(Opened { medium, catalog, purges, must_scan })
+}
+
+/// The file or device of the slots, whether or not it is used.
+pub fn slots_path(settings: &NvmeSettings) -> PathBuf {
+    settings.device.clone().unwrap_or_else(|| settings.path.clone().unwrap_or_default().join(DATA_FILE))
+}
+
+fn open_medium(settings: &NvmeSettings, path: PathBuf, arena: Arc<Arena>) -> Result<Medium, StorageError> {
+    let capacity_bytes = settings.bytes.map_or(0, |size| size.0);
+    let extent_bytes = settings.extent_bytes.map_or(0, |size| size.0);
+    let max_inflight_blocks = settings.max_writes + settings.max_reads + CHECKS;
+    let limits = TierLimits { capacity_bytes, extent_bytes, max_inflight_blocks };
+    if settings.medium != MediumChoice::File {
+        warn!(medium = ?settings.medium, "this storage is for measuring only: nothing in it survives a restart");
     }
-    Ok(Opened { slot_file, catalog, purges, must_scan })
+    match settings.medium {
+        MediumChoice::Memory => return Ok(Medium::Memory(MemoryTier::new(limits))),
+        MediumChoice::Null => return Ok(Medium::Null(NullTier::new(limits))),
+        MediumChoice::File => {}
+    }
+    let io = match settings.io {
+        IoChoice::Auto => IoEngine::Auto,
+        IoChoice::Uring => IoEngine::Uring,
+        IoChoice::Posix => IoEngine::Posix,
+    };
+    Ok(Medium::Slots(NvmeTier::open(NvmeConfig { path, capacity_bytes, extent_bytes, max_inflight_blocks, queue_depth: 64, arena, io })?))
 }
 
 fn create_dir(dir: &Path) -> Result<(), StorageError> {
@@ -115,22 +203,38 @@ fn create_dir(dir: &Path) -> Result<(), StorageError> {
     rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).map_err(|errno| failed(errno.into()))
 }
 
-/// The catalog, and whether it is a new one in place of a broken one.
-fn open_catalog(dir: &Path) -> Result<(Catalog, bool), StorageError> {
-    match Catalog::open(dir) {
-        Ok(catalog) => Ok((catalog, false)),
-        Err(broken @ CatalogError::Corrupt { .. }) => {
-            let aside = Catalog::set_aside(dir)?;
-            error!(%broken, aside = %aside.display(), "the catalog is set aside and rebuilt from the headers of the slot file");
-            Ok((Catalog::open(dir)?, true))
-        }
-        Err(error) => Err(error.into()),
+/// The catalog, and whether it must be filled from a scan: it is a new one, or describes another one than `medium`.
+fn open_catalog(dir: &Path, medium: Option<[u8; 16]>) -> Result<(Catalog, bool), StorageError> {
+    match Catalog::open(dir).and_then(|catalog| usable(&catalog, medium).map(|described| (catalog, !described))) {
+        Err(broken @ CatalogError::Corrupt { .. }) => Ok((replace_catalog(dir, &broken)?, true)),
+        opened => Ok(opened?),
     }
+}
+
+/// Reads all of the catalog once, so that damage is found before anything is believed. True when it describes `medium`; else
+/// it is empty now, and describes nothing until a scan has filled it.
+fn usable(catalog: &Catalog, medium: Option<[u8; 16]>) -> Result<bool, CatalogError> {
+    let described = catalog.data_file_id()?;
+    catalog.scan(8192, drop)?;
+    if described.is_some() && described == medium {
+        return Ok(true);
+    }
+    if described.is_some() {
+        warn!(dir = %catalog.path().display(), "the catalog describes another slot file: it is rebuilt from the headers of this one");
+    }
+    catalog.clear()?;
+    Ok(false)
+}
+
+fn replace_catalog(dir: &Path, broken: &CatalogError) -> Result<Catalog, CatalogError> {
+    let aside = Catalog::set_aside(dir)?;
+    error!(%broken, aside = %aside.display(), "the catalog is set aside and rebuilt from the headers of the slot file");
+    Catalog::open(dir)
 }
 
 impl Storage {
     /// Storage that is ready for transfers.
-    pub fn new(tier: Arc<dyn Tier>, catalog: Arc<Catalog>, purges: PurgeTable, detail: String) -> Result<Storage, StorageError> {
+    pub fn new(tier: Arc<dyn Tier>, catalog: Arc<Catalog>, purges: Purged, detail: String) -> Result<Storage, StorageError> {
         let writer = CatalogWriter::start(catalog.clone(), MOST_CHANGES).map_err(StorageError::Thread)?;
         Ok(Storage { detail, open: RwLock::new(Some(Open { tier, writer, catalog, purges })), complaints: Complaints::default() })
     }
@@ -218,10 +322,19 @@ pub fn read_result(storage: &Storage, result: Result<(), TierError>) -> ReadResu
         TierError::Closed { .. } => ReadResult::Failed,
         TierError::Full { .. } | TierError::Io { .. } => {
             let detail = &storage.detail;
-            storage.complaints.once_a_minute("read", || error!(%error, %detail, "storage cannot be read"));
-            ReadResult::Failed
+            let lost = matches!(&error, TierError::Io { source, .. } if is_lost(source));
+            storage.complaints.once_a_minute("read", || error!(%error, %detail, lost, "storage cannot be read"));
+            // While it counts as stored nobody could store it again: every load of it would be a miss.
+            if lost { ReadResult::Corrupt } else { ReadResult::Failed }
         }
     }
+}
+
+/// The device or the filesystem says that these bytes are gone.
+fn is_lost(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let lost = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ, Errno::NODATA, Errno::REMOTEIO];
+    Errno::from_io_error(error).is_some_and(|errno| lost.contains(&errno))
 }
 
 /// Keeps one trouble from filling the journal.

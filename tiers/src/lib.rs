@@ -12,6 +12,7 @@ pub mod conformance;
 pub mod error;
 mod gather;
 pub mod memory;
+pub mod null;
 pub mod nvme;
 pub mod tier;
 mod verify;
@@ -21,6 +22,7 @@ pub use catalog::{Catalog, CatalogChange, CatalogError, CatalogRow, CatalogWrite
 pub use completion::{Completer, Completion};
 pub use error::TierError;
 pub use memory::MemoryTier;
+pub use null::NullTier;
 pub use nvme::{FoundImage, IoEngine, NvmeConfig, NvmeTier, OpenError, PurgeTable};
 pub use tier::{BlockName, ReadBlock, ReadOutcome, Tier, TierLimits, WriteBlock, WriteOutcome};
 pub use wrap::{FaultPlan, Faulty};

@@ -64,7 +64,7 @@ fn a_newer_format_is_refused_by_its_number() {
 }
 
 #[test]
-fn a_damaged_superblock_is_replaced_by_its_copy_and_two_are_refused() {
+fn a_damaged_superblock_is_mended_from_its_copy() {
     let (folder, arena, layout) = (folder(), arena(), sample_layout());
     let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
     let name = write(&tier, &arena, &layout, 0, 1);
@@ -73,9 +73,44 @@ fn a_damaged_superblock_is_replaced_by_its_copy_and_two_are_refused() {
     let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
     read(&tier, &arena, &layout, 0, name).unwrap();
     drop(tier);
-    edit(&path(&folder), 0, |page| page[40] ^= 2);
     edit(&path(&folder), 4096, |page| page[40] ^= 1);
+    let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
+    read(&tier, &arena, &layout, 0, name).unwrap();
+}
+
+#[test]
+fn two_damaged_superblocks_are_made_anew_under_another_id() {
+    let (folder, arena, layout) = (folder(), arena(), sample_layout());
+    let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
+    let (id, name) = (tier.file_id(), write(&tier, &arena, &layout, 0, 1));
+    drop(tier);
+    for offset in [0, 4096] {
+        edit(&path(&folder), offset, |page| page[40] ^= 1);
+    }
+    let tier = NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap();
+    assert_ne!(tier.file_id(), id, "no catalog of the old file is believed");
+    read(&tier, &arena, &layout, 0, name).unwrap();
+}
+
+#[test]
+fn damaged_superblocks_of_a_newer_format_are_left_untouched() {
+    let (folder, arena) = (folder(), arena());
+    drop(NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap());
+    for offset in [0, 4096] {
+        edit(&path(&folder), offset, |page| page[8] = 2);
+    }
     assert!(matches!(refusal(config(&folder, &arena, IoEngine::Auto)), OpenError::Damaged { .. }));
+}
+
+#[test]
+fn a_file_cut_inside_its_superblocks_is_made_whole() {
+    for length in [100, 4096, 5000] {
+        let (folder, arena) = (folder(), arena());
+        drop(NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap());
+        OpenOptions::new().write(true).open(path(&folder)).unwrap().set_len(length).unwrap();
+        drop(NvmeTier::open(config(&folder, &arena, IoEngine::Auto)).unwrap());
+        assert!(fs::metadata(path(&folder)).unwrap().len() > 1 << 20, "cut at {length}");
+    }
 }
 
 #[test]

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::repository::Repository;
 
-/// The one bench that is not Rust: it measures inside a real engine's process.
-const IN_PYTHON: (&str, &str) = ("vllm_overhead", "tests/e2e/overhead.py");
+/// The benches that are not Rust: one measures inside a real engine's process, one drives other stores, whose clients are Python.
+const IN_PYTHON: [(&str, &str); 2] = [("vllm_overhead", "tests/e2e/overhead.py"), ("peers", "benches/peers/main.py")];
 const ROW: [&str; 6] = ["metric", "unit", "ours", "reference", "ratio", "runs"];
 
 /// Runs the bench `name`; without a name, lists them.
@@ -38,9 +38,9 @@ fn folder(repository: &Repository) -> PathBuf {
 
 /// No `-p`: selecting every package keeps one set of features, and so one build of RocksDB.
 fn command(repository: &Repository, name: &str) -> Command {
-    if name == IN_PYTHON.0 {
+    if let Some((_, script)) = IN_PYTHON.iter().find(|(known, _)| *known == name) {
         let mut command = repository.command(&std::env::var("KVD_PYTHON").unwrap_or_else(|_| "python3".into()));
-        command.arg(IN_PYTHON.1);
+        command.arg(script);
         return command;
     }
     let mut command = repository.command("cargo");
@@ -53,9 +53,8 @@ fn names(repository: &Repository) -> Result<Vec<String>> {
     let mut names: Vec<String> = fs::read_dir(repository.root().join("benches/src/bin"))?
         .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_str()?.to_owned()))
         .collect();
-    if repository.root().join(IN_PYTHON.1).is_file() {
-        names.push(IN_PYTHON.0.into());
-    }
+    let in_python = IN_PYTHON.iter().filter(|(_, script)| repository.root().join(script).is_file());
+    names.extend(in_python.map(|(name, _)| (*name).to_owned()));
     names.sort();
     Ok(names)
 }

@@ -6,15 +6,17 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use futures::executor::block_on;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
 use kvd_benches::{Better, Interleaved, Report, Row, interleave};
 use kvd_block::{LayoutSpec, PAGE_BYTES, SlotIndex};
 use kvd_shm::{Arena, HugePages, Slot};
 use kvd_tiers::conformance::{nth_address, sample_layout, seal};
 use kvd_tiers::nvme::DATA_START;
-use kvd_tiers::{BlockName, Completion, IoEngine, NvmeConfig, NvmeTier, ReadBlock, Tier, WriteBlock};
+use kvd_tiers::{BlockName, IoEngine, NvmeConfig, NvmeTier, ReadBlock, Tier, TierError, WriteBlock};
 use rustix::time::{ClockId, clock_gettime};
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -166,50 +168,43 @@ impl Ours {
         })
     }
 
-    /// Keeps every slot in flight while `more` says so. The block with number n is always block n modulo the depth.
+    /// Keeps every slot in flight while `more` says so: whichever is done first goes again, as fio does it. The block with
+    /// number n is always block n modulo the depth.
     fn move_blocks(&self, leg: Leg, names: &[BlockName], more: impl Fn(u32) -> bool) -> Result<u32> {
-        let mut inflight = VecDeque::new();
+        let mut inflight = FuturesUnordered::new();
         let mut moved = 0;
-        let mut next = 0u32;
-        loop {
-            if inflight.len() < self.depth && more(next) {
-                inflight.push_back(self.submit(leg, next, names));
-                next += 1;
-                continue;
-            }
-            let Some(oldest) = inflight.pop_front() else { return Ok(moved) };
-            oldest.finish()?;
+        (0..self.depth as u32).filter(|nth| more(*nth)).for_each(|nth| inflight.push(self.submit(leg, nth, names)));
+        while let Some(done) = block_on(inflight.next()) {
+            let next = done? + self.depth as u32;
             moved += 1;
+            if more(next) {
+                inflight.push(self.submit(leg, next, names));
+            }
         }
+        Ok(moved)
     }
 
-    fn submit(&self, leg: Leg, nth: u32, names: &[BlockName]) -> Inflight {
+    /// Starts the `nth` move; gives `nth` back when it is over.
+    fn submit(&self, leg: Leg, nth: u32, names: &[BlockName]) -> BoxFuture<'static, Result<u32>> {
         // Addresses wrap around at a multiple of the depth, so that an address always meets the same block.
-        let nth = nth % (self.blocks / self.depth as u32 * self.depth as u32);
-        let (slot, address) = (self.slot(nth as usize % self.depth), self.address(nth));
+        let at = nth % (self.blocks / self.depth as u32 * self.depth as u32);
+        let (slot, address, name) = (self.slot(at as usize % self.depth), self.address(at), names[at as usize % self.depth]);
         match leg {
-            Leg::Write => Inflight::Write(self.tier.write(vec![WriteBlock { slot, address }])),
+            Leg::Write => {
+                let written = self.tier.write(vec![WriteBlock { slot, address }]);
+                async move { finish(nth, written.await.and_then(|mut outcomes| outcomes.pop()).map(|o| o.result)) }.boxed()
+            }
             Leg::Read => {
-                let name = names[nth as usize % self.depth];
-                Inflight::Read(self.tier.read(vec![ReadBlock { slot, address, name }]))
+                let read = self.tier.read(vec![ReadBlock { slot, address, name }]);
+                async move { finish(nth, read.await.and_then(|mut outcomes| outcomes.pop()).map(|o| o.result)) }.boxed()
             }
         }
     }
 }
 
-enum Inflight {
-    Write(Completion<Vec<kvd_tiers::WriteOutcome>>),
-    Read(Completion<Vec<kvd_tiers::ReadOutcome>>),
-}
-
-impl Inflight {
-    fn finish(self) -> Result<()> {
-        let result = match self {
-            Inflight::Write(completion) => completion.wait().and_then(|mut outcomes| outcomes.pop()).map(|o| o.result),
-            Inflight::Read(completion) => completion.wait().and_then(|mut outcomes| outcomes.pop()).map(|o| o.result),
-        };
-        Ok(result.context("the tier died")??)
-    }
+fn finish(nth: u32, result: Option<Result<(), TierError>>) -> Result<u32> {
+    result.context("the tier died")??;
+    Ok(nth)
 }
 
 /// User and system time of this process: every thread of the tier is in it.

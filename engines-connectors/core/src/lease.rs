@@ -118,6 +118,16 @@ impl Load {
         blocks.staging == 0
     }
 
+    /// Waits until block `index` is settled, at most `limit`. Returns what is granted for it then.
+    ///
+    /// # Panics
+    /// When no such block was asked for.
+    pub fn wait_block(&self, index: usize, limit: Duration) -> LoadGrant {
+        let staging = |blocks: &mut Blocks| blocks.grants[index] == LoadGrant::Staging;
+        let (blocks, _) = self.grants.changed.wait_timeout_while(self.grants.lock(), limit, staging).expect("no panic while held");
+        blocks.grants[index]
+    }
+
     /// What is granted right now, per block, in request order.
     pub fn grants(&self) -> Vec<LoadGrant> {
         self.grants.lock().grants.clone()

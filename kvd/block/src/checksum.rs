@@ -42,6 +42,16 @@ impl ChecksumStream {
         self.0.update(bytes);
     }
 
+    /// The remainder so far, bit-reflected, before the final inversion: what a copy that divides by itself begins with.
+    pub fn register(&self) -> u64 {
+        self.0.get_state()
+    }
+
+    /// Continues from a remainder.
+    pub fn from_register(register: u64) -> ChecksumStream {
+        ChecksumStream(Digest::new_with_init_state(CrcAlgorithm::Crc64Nvme, register))
+    }
+
     /// The checksum of everything given so far.
     pub fn finish(&self) -> Checksum {
         Checksum(self.0.finalize())

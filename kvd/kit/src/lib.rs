@@ -5,6 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
+pub mod conformance;
+pub mod page;
+pub mod payload;
+pub mod preset;
 pub mod target;
+pub mod trace;
 
 pub use target::{Target, TargetError};

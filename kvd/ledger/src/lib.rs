@@ -42,4 +42,4 @@ pub use counters::Counters;
 pub use input::{Action, CatalogRow, Input, LedgerReply, ReadResult, SealedBlock, Transfer, WriteResult};
 pub use machine::Ledger;
 pub use space::SpaceConfig;
-pub use view::{BlockView, TierTotals};
+pub use view::{BlockView, TierTotals, WalkCursor};

@@ -204,6 +204,12 @@ impl Records {
         self.slab.iter().flatten()
     }
 
+    /// The records of `count` places from place `start` on, and whether there are places after them.
+    pub fn piece(&self, start: usize, count: usize) -> (impl Iterator<Item = &Record>, bool) {
+        let (start, end) = (start.min(self.slab.len()), start.saturating_add(count).min(self.slab.len()));
+        (self.slab[start..end].iter().flatten(), end < self.slab.len())
+    }
+
     pub fn indices(&self) -> impl Iterator<Item = BlockIndex> + '_ {
         (0..self.slab.len()).filter(|at| self.slab[*at].is_some()).map(|at| BlockIndex(at as u32))
     }

@@ -7,6 +7,8 @@
 pub mod arena;
 pub mod copy;
 pub mod fds;
+#[cfg(target_arch = "x86_64")]
+mod fold;
 pub mod slot;
 
 pub use arena::{Arena, ArenaError, HugePages};

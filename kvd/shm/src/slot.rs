@@ -2,6 +2,7 @@
 
 use crate::Arena;
 use kvd_block::SlotIndex;
+use kvd_block::checksum::ChecksumStream;
 use kvd_block::image::HeaderPage;
 use std::sync::Arc;
 
@@ -72,9 +73,9 @@ impl Slot {
     /// write to one all the same, the checksum is of some mixture, and whoever copies the block out verifies its own copy.
     pub fn checksum_at(&self, offset: u64, len: u64) -> kvd_block::Checksum {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.bytes), "checksum past the end of a slot");
-        // SAFETY: inside the mapping, as just asserted, which `self.arena` keeps alive; no reference outlives this call, the bytes
-        // are only folded into a number, and by contract nobody writes to them meanwhile.
-        let bytes = unsafe { std::slice::from_raw_parts(self.address().add(offset as usize), len as usize) };
-        kvd_block::Checksum::of(bytes)
+        let mut checksum = ChecksumStream::default();
+        // SAFETY: inside the mapping, as just asserted, which `self.arena` keeps alive; by contract nobody writes to it meanwhile.
+        unsafe { crate::copy::checksum_in_place(self.address().add(offset as usize), len as usize, &mut checksum) };
+        checksum.finish()
     }
 }

@@ -3,6 +3,7 @@
 use super::{ADDRESSES_FILE, Daemon, Shared};
 use crate::driver::Turn;
 use crate::session::{self, SOFTWARE};
+use crate::storage::Storage;
 use crate::takeover::{self, DRAIN_LIMIT};
 use kvd_block::SessionId;
 use kvd_ledger::{CatalogRow, Input};
@@ -18,6 +19,8 @@ use tracing::{error, info, warn};
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How long connections may take to end once they are told to.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How long storage may take to finish what it was doing. A healthy device needs milliseconds.
+const STORAGE_LIMIT: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// Refuses new leases and waits for stores and transfers, five seconds at most. Returns slots that are still being filled.
@@ -82,12 +85,13 @@ impl Daemon {
         }
         let closed = tokio::task::spawn_blocking(move || {
             let _ = driver_thread.join();
-            if let Some(storage) = &shared.storage {
-                storage.close();
-            }
+            let closed = shared.storage.clone().is_none_or(close_storage);
             remove_addresses(&shared);
-            if let Some(heir) = heir {
-                hand_over(heir, &shared, rows);
+            match heir {
+                Some(heir) if closed => hand_over(heir, &shared, rows),
+                // A transfer under way may still write into the arena.
+                Some(_) => error!("the arena is not handed over: the blocks in it are lost"),
+                None => {}
             }
         });
         if let Err(error) = closed.await {
@@ -95,6 +99,27 @@ impl Daemon {
         }
         info!("stopped");
     }
+}
+
+/// Finishes transfers and lets go of the files. False when that takes too long: a device that hangs must not keep the daemon.
+fn close_storage(storage: Arc<Storage>) -> bool {
+    let (done, closed) = std::sync::mpsc::channel::<()>();
+    let closing = std::thread::Builder::new().name("kvd-close".into()).spawn({
+        let storage = storage.clone();
+        move || {
+            storage.close();
+            drop(done);
+        }
+    });
+    if closing.is_err() {
+        storage.close();
+        return true;
+    }
+    let in_time = !matches!(closed.recv_timeout(STORAGE_LIMIT), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
+    if !in_time {
+        error!(detail = storage.detail, "storage does not answer: what is on its way is given up");
+    }
+    in_time
 }
 
 /// Removes what this daemon wrote, and nothing that another wrote in its place.

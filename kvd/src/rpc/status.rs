@@ -8,7 +8,7 @@ use crate::session::SOFTWARE;
 use kvd_block::{LayoutHandle, ResidencyEdge, TierKind};
 use kvd_ledger::TierTotals;
 use kvd_proto::PROTOCOL_VERSION;
-use kvd_proto::admin::{Counter, Layout, LayoutsReply, Session, SessionsReply, StatusReply, Tier};
+use kvd_proto::admin::{Counter, Layout, LayoutsReply, Scrub, Session, SessionsReply, StatusReply, Tier};
 use std::collections::HashMap;
 use tonic::Status;
 
@@ -55,7 +55,21 @@ pub async fn status(shared: &Shared) -> Result<StatusReply, Stopped> {
         tiers: tiers(shared, seen.totals),
         counters: counters::of(&seen.counters).map(|(counter, value)| Counter { name: counter.name.into(), value }).collect(),
         data_dir: shared.settings.nvme.path.as_ref().map_or_else(String::new, |path| path.display().to_string()),
+        scrub: Some(scrub(shared)),
     })
+}
+
+fn scrub(shared: &Shared) -> Scrub {
+    let scrub = &shared.measures.scrub;
+    Scrub {
+        enabled: shared.settings.scrub.enabled,
+        checked_blocks: scrub.checked_blocks.get(),
+        checked_bytes: scrub.checked_bytes.get(),
+        corrupt_blocks: scrub.corrupt.get(),
+        unreadable: scrub.unreadable.get(),
+        passes: scrub.passes.get(),
+        last_pass_unix_ms: scrub.last_pass_unix_ms.get(),
+    }
 }
 
 fn tiers(shared: &Shared, totals: [TierTotals; 2]) -> Vec<Tier> {

@@ -29,6 +29,19 @@ impl ByteSize {
     }
 }
 
+/// What was given is not a size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a size: write 2GiB, 512MiB or a number of bytes")]
+pub struct NotASize(String);
+
+impl std::str::FromStr for ByteSize {
+    type Err = NotASize;
+
+    fn from_str(text: &str) -> Result<ByteSize, NotASize> {
+        ByteSize::parse(text).ok_or_else(|| NotASize(text.into()))
+    }
+}
+
 /// Exact: the largest binary unit that divides the size.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

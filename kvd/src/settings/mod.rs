@@ -29,6 +29,19 @@ pub enum IoChoice {
     Posix,
 }
 
+/// What holds the blocks of the storage tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MediumChoice {
+    /// A slot file on a filesystem, or a whole block device.
+    #[default]
+    File,
+    /// Memory of the daemon, for measuring.
+    Memory,
+    /// Nothing but headers, for measuring.
+    Null,
+}
+
 section! {
     /// Host memory shared with the engines. Every block an engine stores or loads passes through it.
     ArenaSettings in "arena" {
@@ -52,12 +65,18 @@ section! {
         enabled: bool = true, "true";
         /// Directory for blocks, their catalog and `kvd.addresses.json`. One daemon uses a directory at a time.
         path: Option<PathBuf> = None, "`/var/lib/kvd` for root, else `$XDG_DATA_HOME/kvd` or `~/.local/share/kvd`";
-        /// Size of the file of blocks.
-        bytes: Option<ByteSize> = None, "its size when there is one, else a quarter of the free space, 256 MiB to 1 TiB";
+        /// A whole block device for the blocks, such as `/dev/nvme1n1`, instead of a file in `path`; the catalog stays in `path`. A
+        /// device that is mounted, or that holds anything but kvd's blocks, is refused.
+        device: Option<PathBuf> = None, "none: a file in `path`";
+        /// Size of the file of blocks, or of the part of the device that is used.
+        bytes: Option<ByteSize> = None, "its size when there is one, else a quarter of the free space, 256 MiB to 1 TiB; all of a device";
         /// Size of the pieces the file is cut into. Fixed when the file is made.
         extent_bytes: Option<ByteSize> = None, "64 MiB, less in a file under 1 GiB (a sixteenth of it, at least 1 MiB)";
         /// How the file is read and written: `auto`, `uring` or `posix`.
         io: IoChoice = IoChoice::Auto, "\"auto\"";
+        /// `file`; or, for measuring only: `memory`, where nothing survives a restart, and `null`, which also drops every payload and
+        /// answers loads with wrong bytes that engines then refuse.
+        medium: MediumChoice = MediumChoice::File, "\"file\"";
         /// Blocks being written at once.
         max_writes: usize = 32, "32";
         /// Blocks being read at once.
@@ -110,6 +129,18 @@ section! {
 }
 
 section! {
+    /// Reading what is at rest and checking it, so that rot is found before a reader finds it.
+    ScrubSettings in "scrub" {
+        /// Without it rot is found by readers and by `kvctl verify` only.
+        enabled: bool = true, "true";
+        /// How many days a pass over every block is spread over. 0 is pass after pass, as fast as allowed.
+        pass_days: u32 = 1, "1";
+        /// Most that is read and checked in a second.
+        bytes_per_second: ByteSize = ByteSize(32 << 20), "\"32MiB\"";
+    }
+}
+
+section! {
     /// Times and limits of leases. The defaults are meant to stay.
     LimitSettings in "limits" {
         /// How long a load waits for storage when the engine does not say, in milliseconds.
@@ -147,18 +178,21 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     /// `[events]`
     pub events: EventSettings,
+    /// `[scrub]`
+    pub scrub: ScrubSettings,
     /// `[limits]`
     pub limits: LimitSettings,
 }
 
 impl Settings {
-    pub(crate) const SECTIONS: [&'static Section; 7] = [
+    pub(crate) const SECTIONS: [&'static Section; 8] = [
         &ArenaSettings::SECTION,
         &NvmeSettings::SECTION,
         &EngineSettings::SECTION,
         &AdminSettings::SECTION,
         &MetricsSettings::SECTION,
         &EventSettings::SECTION,
+        &ScrubSettings::SECTION,
         &LimitSettings::SECTION,
     ];
 

@@ -1,6 +1,6 @@
 //! Blocks on storage outlive the daemon.
 
-use super::support::{Engine, Home, Kvd, eventually, sequence};
+use super::support::{Engine, Home, Kvd, eventually, rot, sequence};
 use kvd_block::BlockState;
 use kvd_proto::admin::VerifyRequest;
 use std::os::unix::fs::FileExt;
@@ -79,7 +79,7 @@ fn verify_finds_rot_on_storage_and_drops_it() {
     let kvd = home.start(&[]);
     let blocks = store_and_write(&home, &kvd, 20);
     kvd.stop();
-    rot(&home, blocks[7].hash.0);
+    assert!(rot(&home.data().join("blocks.kvd"), blocks[7].hash, 4096 + 777));
     let kvd = home.start(&[]);
     let last = kvd.with_client(async |mut client| {
         let mut progress = client.verify(VerifyRequest::default()).await.unwrap().into_inner();
@@ -136,23 +136,6 @@ fn a_purge_that_was_answered_outlasts_a_kill_and_what_comes_after_it_stays() {
     all_come_back(&home, &blocks);
 }
 
-/// Flips a bit in the payload of the block named `hash`.
-fn rot(home: &Home, hash: [u8; 16]) {
-    let path = home.data().join("blocks.kvd");
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut page = [0; 4096];
-    let mut at = 0;
-    while file.read_exact_at(&mut page, at).is_ok() {
-        if &page[..8] == b"kvdblock" && page[32..48] == hash {
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, at + 4096 + 777).unwrap();
-            return file.write_all_at(&[byte[0] ^ 1], at + 4096 + 777).unwrap();
-        }
-        at += 4096;
-    }
-    panic!("the block is not in the file");
-}
-
 /// Recovery must not be what a restart waits for. The smallest slots there are: 8,191 in an extent, the worst case.
 #[test]
 #[ignore = "needs 9 GB of disk and some ten seconds"]
@@ -183,6 +166,7 @@ fn a_million_rows_come_back_in_seconds() {
     for start in (0..ROWS).step_by(10_000) {
         opened.catalog.apply((start..start + 10_000).map(row)).unwrap();
     }
+    opened.catalog.set_data_file_id(opened.medium.id().unwrap()).unwrap();
     drop(opened);
     let started = std::time::Instant::now();
     let kvd = home.start(&[]);

@@ -13,6 +13,7 @@ use kvd_proto::frame;
 use kvd_proto::local::{Hello, HelloAnswer, Keys, Reply, Request, Role, ToDaemon, ToEngine, Welcome};
 use kvd_shm::{Arena, Slot, fds};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -201,8 +202,25 @@ pub fn hashes(blocks: &[NewBlock]) -> Vec<SequenceHash> {
 }
 
 /// What the engine stores for a block: bytes that follow from its name.
-fn stripe(hash: SequenceHash, rank: u16) -> Vec<u8> {
+pub fn stripe(hash: SequenceHash, rank: u16) -> Vec<u8> {
     (0..5000u32).map(|i| hash.0[i as usize % 16] ^ (i / 16) as u8 ^ rank as u8).collect()
+}
+
+/// Flips a bit in the image of the block named `hash`, `at` bytes into it. False when the slot file has no such image.
+pub fn rot(slot_file: &Path, hash: SequenceHash, at: u64) -> bool {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(slot_file).unwrap();
+    let mut page = [0; 4096];
+    let mut start = 0;
+    while file.read_exact_at(&mut page, start).is_ok() {
+        if &page[..8] == b"kvdblock" && page[32..48] == hash.0 {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, start + at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], start + at).unwrap();
+            return true;
+        }
+        start += 4096;
+    }
+    false
 }
 
 /// One engine.

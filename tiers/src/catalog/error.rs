@@ -49,6 +49,8 @@ pub(super) fn from_rocksdb(path: &Path, doing: &'static str, source: rocksdb::Er
         rocksdb::ErrorKind::Corruption => CatalogError::Corrupt { path, why },
         // RocksDB answers so when a file that its manifest names is gone.
         rocksdb::ErrorKind::IOError if why.contains("No such file") => CatalogError::Corrupt { path, why },
+        // A sector that cannot be read any more: the rows in it are as lost as if they were changed.
+        rocksdb::ErrorKind::IOError if why.contains("Input/output error") => CatalogError::Corrupt { path, why },
         _ => CatalogError::Storage { path, doing, why },
     }
 }

@@ -30,7 +30,8 @@ use kvd_block::{BlockKey, LayoutHandle, LayoutSpec};
 use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Format version written by this code.
 pub const CATALOG_VERSION: u16 = 1;
@@ -41,7 +42,8 @@ const META: &str = "meta";
 
 /// The catalog of one slot file, held by one process.
 pub struct Catalog {
-    db: DB,
+    /// Nothing only while, or after, it could not be opened again.
+    db: RwLock<Option<DB>>,
     path: PathBuf,
     layouts: Mutex<Vec<(LayoutHandle, LayoutSpec)>>,
 }
@@ -57,6 +59,15 @@ impl Catalog {
     /// The caller opens a new catalog at `dir` and fills it from a scan of the slot file.
     pub fn set_aside(dir: impl AsRef<Path>) -> Result<PathBuf, CatalogError> {
         open::set_aside(dir.as_ref())
+    }
+
+    /// Opens it again. RocksDB gives a database up once its log could not be written, also when the disk is well again.
+    pub fn reopen(&self) -> Result<(), CatalogError> {
+        let mut db = self.db.write().expect("no code panics while it holds this lock");
+        // Closed first: it is locked.
+        *db = None;
+        *db = Some(open::database(&self.path, false)?);
+        Ok(())
     }
 
     /// Its folder.
@@ -75,22 +86,21 @@ impl Catalog {
     ///
     /// Survives a crash of this process when it returns; a power failure may take the last of them back.
     pub fn apply(&self, changes: impl IntoIterator<Item = CatalogChange>) -> Result<(), CatalogError> {
-        let blocks = self.family(BLOCKS);
-        let mut batch = WriteBatch::default();
-        for change in changes {
-            match change {
-                CatalogChange::Put(row) => batch.put_cf(blocks, row::encode_key(row.key), row::encode_value(&row)),
-                CatalogChange::Delete(key) => batch.delete_cf(blocks, row::encode_key(key)),
-                CatalogChange::Purge { layout, generation } => {
-                    self.delete_rows(layout, &mut batch);
-                    batch.put_cf(self.family(META), purged_key(layout), generation.to_le_bytes());
+        self.with("writing rows", |db| {
+            let blocks = family(db, BLOCKS);
+            let mut batch = WriteBatch::default();
+            for change in changes {
+                match change {
+                    CatalogChange::Put(row) => batch.put_cf(blocks, row::encode_key(row.key), row::encode_value(&row)),
+                    CatalogChange::Delete(key) => batch.delete_cf(blocks, row::encode_key(key)),
+                    CatalogChange::Purge { layout, generation } => {
+                        delete_rows(db, layout, &mut batch);
+                        batch.put_cf(family(db, META), purged_key(layout), generation.to_le_bytes());
+                    }
                 }
             }
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.db.write(batch).map_err(|error| self.error("writing rows", error))
+            if batch.is_empty() { Ok(()) } else { db.write(batch) }
+        })
     }
 
     /// Calls `on_rows` with all rows, `batch_rows` at a time, ordered by key.
@@ -118,8 +128,12 @@ impl Catalog {
     }
 
     /// A number greater than every one before it, also after a power failure. Call it once per start.
+    ///
+    /// A new catalog begins with the time, because the one it may stand in for has given out numbers already: an engine that
+    /// remembers one of them must not take this life for that one.
     pub fn next_incarnation(&self) -> Result<u64, CatalogError> {
-        let next = self.meta(b"incarnation")?.map_or(0, u64::from_le_bytes) + 1;
+        let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64);
+        let next = self.meta(b"incarnation")?.map_or_else(now_ms, |last| u64::from_le_bytes(last) + 1);
         self.put_synced(META, b"incarnation", &next.to_le_bytes())?;
         Ok(next)
     }
@@ -136,9 +150,11 @@ impl Catalog {
 
     /// Removes every row, because they describe another slot file. Layouts and incarnation stay.
     pub fn clear(&self) -> Result<(), CatalogError> {
-        let mut batch = WriteBatch::default();
-        self.delete_rows(None, &mut batch);
-        self.db.write(batch).map_err(|error| self.error("removing all rows", error))
+        self.with("removing all rows", |db| {
+            let mut batch = WriteBatch::default();
+            delete_rows(db, None, &mut batch);
+            db.write(batch)
+        })
     }
 
     /// The last purge of a layout that left no row behind; 0 before the first. When it was purged later, its rows are of dead blocks.
@@ -147,31 +163,22 @@ impl Catalog {
         Ok(of(None)?.max(of(Some(layout))?))
     }
 
-    fn delete_rows(&self, layout: Option<LayoutHandle>, batch: &mut WriteBatch) {
-        let blocks = self.family(BLOCKS);
-        let (from, until) = layout.map_or(([0; row::KEY_BYTES], None), row::layout_keys);
-        let until = until.unwrap_or_else(|| {
-            batch.delete_cf(blocks, [0xff; row::KEY_BYTES]);
-            [0xff; row::KEY_BYTES]
-        });
-        batch.delete_range_cf(blocks, &from[..], &until[..]);
-    }
-
     fn meta<const N: usize>(&self, name: &[u8]) -> Result<Option<[u8; N]>, CatalogError> {
-        let value = self.db.get_cf(self.family(META), name).map_err(|error| self.error("reading its settings", error))?;
+        let value = self.with("reading its settings", |db| db.get_cf(family(db, META), name))?;
         let why = || format!("`{}` has the wrong length", String::from_utf8_lossy(name));
         value.map(|bytes| bytes.try_into().map_err(|_| self.corrupt(why()))).transpose()
     }
 
-    fn put_synced(&self, family: &str, key: &[u8], value: &[u8]) -> Result<(), CatalogError> {
+    fn put_synced(&self, name: &str, key: &[u8], value: &[u8]) -> Result<(), CatalogError> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        let put = self.db.put_cf_opt(self.family(family), key, value, &options);
-        put.map_err(|error| self.error("writing its settings", error))
+        self.with("writing its settings", |db| db.put_cf_opt(family(db, name), key, value, &options))
     }
 
-    fn family(&self, name: &str) -> &ColumnFamily {
-        self.db.cf_handle(name).expect("every column family was opened with the catalog")
+    fn with<T>(&self, doing: &'static str, work: impl FnOnce(&DB) -> Result<T, rocksdb::Error>) -> Result<T, CatalogError> {
+        let db = self.db.read().expect("no code panics while it holds this lock");
+        let closed = || CatalogError::Storage { path: self.path.clone(), doing, why: "it could not be opened again".into() };
+        work(db.as_ref().ok_or_else(closed)?).map_err(|error| self.error(doing, error))
     }
 
     fn error(&self, doing: &'static str, source: rocksdb::Error) -> CatalogError {
@@ -181,6 +188,20 @@ impl Catalog {
     fn corrupt(&self, why: String) -> CatalogError {
         CatalogError::Corrupt { path: self.path.clone(), why }
     }
+}
+
+fn family<'a>(db: &'a DB, name: &str) -> &'a ColumnFamily {
+    db.cf_handle(name).expect("every column family was opened with the catalog")
+}
+
+fn delete_rows(db: &DB, layout: Option<LayoutHandle>, batch: &mut WriteBatch) {
+    let blocks = family(db, BLOCKS);
+    let (from, until) = layout.map_or(([0; row::KEY_BYTES], None), row::layout_keys);
+    let until = until.unwrap_or_else(|| {
+        batch.delete_cf(blocks, [0xff; row::KEY_BYTES]);
+        [0xff; row::KEY_BYTES]
+    });
+    batch.delete_range_cf(blocks, &from[..], &until[..]);
 }
 
 fn purged_key(layout: Option<LayoutHandle>) -> Vec<u8> {

@@ -3,13 +3,13 @@
 //! Never makes a database in a folder that holds somebody else's files.
 
 use super::error::{from_io, from_rocksdb};
-use super::{BLOCKS, CATALOG_VERSION, Catalog, CatalogError, LAYOUTS, META};
+use super::{BLOCKS, CATALOG_VERSION, Catalog, CatalogError, LAYOUTS, META, family};
 use kvd_block::{LayoutHandle, LayoutSpec};
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, IteratorMode, LogLevel, Options};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, RwLock};
 
 const FAMILIES: [&str; 4] = ["default", BLOCKS, LAYOUTS, META];
 /// Rows are 50 bytes: 8 MiB hold 100,000 of them.
@@ -20,15 +20,20 @@ pub(super) fn open(path: &Path) -> Result<Catalog, CatalogError> {
     fs::create_dir_all(path).map_err(|error| from_io(path, "making its folder", error))?;
     refuse_other_files(path)?;
     refuse_unknown_families(path)?;
-    let mut options = options();
-    options.create_if_missing(is_new(path));
-    options.create_missing_column_families(true);
-    let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options()));
-    let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| from_rocksdb(path, "opening it", error))?;
-    let catalog = Catalog { db, path: path.to_owned(), layouts: Mutex::default() };
+    let db = database(path, is_new(path))?;
+    let catalog = Catalog { db: RwLock::new(Some(db)), path: path.to_owned(), layouts: Mutex::default() };
     check_version(&catalog)?;
     let layouts = read_layouts(&catalog)?;
     Ok(Catalog { layouts: Mutex::new(layouts), ..catalog })
+}
+
+/// Makes the database when `make` says so.
+pub(super) fn database(path: &Path, make: bool) -> Result<DB, CatalogError> {
+    let mut options = options();
+    options.create_if_missing(make);
+    options.create_missing_column_families(true);
+    let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options()));
+    DB::open_cf_descriptors(&options, path, families).map_err(|error| from_rocksdb(path, "opening it", error))
 }
 
 fn is_new(path: &Path) -> bool {
@@ -70,14 +75,14 @@ fn check_version(catalog: &Catalog) -> Result<(), CatalogError> {
 }
 
 fn read_layouts(catalog: &Catalog) -> Result<Vec<(LayoutHandle, LayoutSpec)>, CatalogError> {
-    let mut layouts = Vec::new();
-    for row in catalog.db.iterator_cf(catalog.family(LAYOUTS), IteratorMode::Start) {
-        let (key, value) = row.map_err(|error| catalog.error("reading layouts", error))?;
+    let rows = catalog.with("reading layouts", |db| {
+        db.iterator_cf(family(db, LAYOUTS), IteratorMode::Start).collect::<Result<Vec<_>, rocksdb::Error>>()
+    })?;
+    let layout = |(key, value): (Box<[u8]>, Box<[u8]>)| {
         let handle = <[u8; 2]>::try_from(&*key).ok().map(|bytes| LayoutHandle(u16::from_be_bytes(bytes)));
-        let pair = handle.zip(LayoutSpec::decode(&value));
-        layouts.push(pair.ok_or_else(|| catalog.corrupt("a layout cannot be read".into()))?);
-    }
-    Ok(layouts)
+        handle.zip(LayoutSpec::decode(&value)).ok_or_else(|| catalog.corrupt("a layout cannot be read".into()))
+    };
+    rows.into_iter().map(layout).collect()
 }
 
 fn options() -> Options {

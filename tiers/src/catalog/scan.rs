@@ -1,7 +1,7 @@
 //! All rows, once, in big sequential reads that leave the block cache alone.
 
 use super::row::{self, CatalogRow};
-use super::{BLOCKS, Catalog, CatalogError};
+use super::{BLOCKS, Catalog, CatalogError, family};
 use rocksdb::{IteratorMode, ReadOptions};
 
 const READAHEAD_BYTES: usize = 4 << 20;
@@ -13,12 +13,23 @@ pub(super) fn scan(catalog: &Catalog, batch_rows: usize, mut on_rows: impl FnMut
     options.set_total_order_seek(true);
     let batch_rows = batch_rows.max(1);
     let mut batch = Vec::with_capacity(batch_rows);
-    for pair in catalog.db.iterator_cf_opt(catalog.family(BLOCKS), options, IteratorMode::Start) {
-        let (key, value) = pair.map_err(|error| catalog.error("reading rows", error))?;
-        batch.push(row::decode(&key, &value).ok_or_else(|| catalog.corrupt("a row has the wrong length".into()))?);
-        if batch.len() == batch_rows {
-            on_rows(std::mem::replace(&mut batch, Vec::with_capacity(batch_rows)));
+    let mut broken = None;
+    catalog.with("reading rows", |db| {
+        for pair in db.iterator_cf_opt(family(db, BLOCKS), options, IteratorMode::Start) {
+            let (key, value) = pair?;
+            let Some(row) = row::decode(&key, &value) else {
+                broken = Some(catalog.corrupt("a row has the wrong length".into()));
+                break;
+            };
+            batch.push(row);
+            if batch.len() == batch_rows {
+                on_rows(std::mem::replace(&mut batch, Vec::with_capacity(batch_rows)));
+            }
         }
+        Ok(())
+    })?;
+    if let Some(broken) = broken {
+        return Err(broken);
     }
     if !batch.is_empty() {
         on_rows(batch);

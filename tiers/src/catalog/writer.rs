@@ -8,10 +8,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tracing::{error, info};
 
 /// Most changes in one write: about 1.5 MB.
 const MOST_CHANGES_PER_WRITE: usize = 32_768;
+/// How often a catalog that cannot be written is opened again.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
 /// The thread that writes. Dropping it writes what is queued first.
 #[derive(Debug)]
@@ -125,9 +128,15 @@ impl Shared {
 
 fn write_all(catalog: &Catalog, shared: &Shared) {
     let mut failing = false;
+    let mut next_try = Instant::now();
     while let Some(changes) = shared.next_write() {
         let count = changes.len();
-        match catalog.apply(changes) {
+        let mut written = catalog.apply(changes.iter().copied());
+        if written.is_err() && Instant::now() >= next_try {
+            written = catalog.reopen().and_then(|()| catalog.apply(changes));
+            next_try = Instant::now() + REOPEN_EVERY;
+        }
+        match written {
             Ok(()) if failing => {
                 failing = false;
                 info!(path = %catalog.path().display(), "the catalog can be written again");

@@ -19,9 +19,9 @@ pub enum IoEngine {
 /// Where the slot file is and how it is used.
 #[derive(Debug, Clone)]
 pub struct NvmeConfig {
-    /// The data file itself. It is made when it is not there; its folder must exist.
+    /// The data file itself, made when it is not there (its folder must exist); or a block device.
     pub path: PathBuf,
-    /// Bytes for slots; rounded down to whole extents. All of it is allocated at once.
+    /// Bytes for slots; rounded down to whole extents. All of it is allocated at once. A device keeps its first MiB besides.
     pub capacity_bytes: u64,
     /// Bytes of each extent: a multiple of 4 KiB, the same for the life of the file.
     pub extent_bytes: u64,

@@ -1,11 +1,13 @@
-//! The open slot file: created, checked, grown and locked.
+//! The open slot file or block device: created, checked, grown and locked.
 //!
-//! Never overwrites a file that is not kvd's. The superblock is written before the file gets its full length, so a crash
+//! Never overwrites a file or a device that is not kvd's. The superblock is written before the file gets its full length, so a crash
 //! while making it leaves either an empty file or a short one, and both are completed by the next open.
 
+use super::block;
 use super::config::NvmeConfig;
 use super::error::OpenError;
-use super::format::{COPY_AT, DATA_START, NoSuperblock, Page, Superblock};
+use super::foreign::Ends;
+use super::format::{COPY_AT, DATA_START, FORMAT_VERSION, NoSuperblock, Page, Superblock};
 use crate::tier::TierLimits;
 use kvd_block::{Checksum, PAGE_BYTES, SlotIndex};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, fstatvfs};
@@ -38,12 +40,16 @@ pub(crate) struct Device {
 impl Device {
     pub fn open(config: &NvmeConfig) -> Result<Device, OpenError> {
         let limits = limits(config)?;
-        let (file, direct) = open_file(&config.path)?;
+        let is_block = block::is_block_device(&config.path);
+        let (file, direct) = if is_block { (block::open(&config.path)?, true) } else { open_file(&config.path)? };
         lock(&file, &config.path)?;
         let opening = Opening { file: &file, path: &config.path, limits };
-        let superblock = match opening.length()? {
-            0 => opening.make()?,
-            length => opening.adopt(length)?,
+        let superblock = match is_block {
+            true => opening.take_device()?,
+            false => match opening.length()? {
+                0 => opening.make()?,
+                length => opening.adopt(length)?,
+            },
         };
         let labels = (0..limits.capacity_bytes / limits.extent_bytes).map(|_| AtomicU32::new(0)).collect();
         Ok(Device { file, path: config.path.clone(), direct, limits, file_id: superblock.file_id, labels })
@@ -167,15 +173,47 @@ impl Opening<'_> {
         OpenError::NotOurs { path: self.path.to_owned(), why: why.into() }
     }
 
-    /// Makes an empty file a slot file. On failure the file is gone again.
-    fn make(&self) -> Result<Superblock, OpenError> {
-        let superblock = Superblock {
+    /// Takes a block device over: one of kvd's as it is, one that holds nothing anew.
+    fn take_device(&self) -> Result<Superblock, OpenError> {
+        let device_bytes = block::size(self.file).map_err(self.os("reading its size"))?;
+        let wanted_bytes = DATA_START + self.limits.capacity_bytes;
+        if wanted_bytes > device_bytes {
+            return Err(OpenError::DeviceTooSmall { path: self.path.to_owned(), wanted_bytes, device_bytes });
+        }
+        let foreign = |found| OpenError::ForeignDevice { path: self.path.to_owned(), found };
+        let ends = Ends::read(self.file, device_bytes).map_err(self.os("looking at what it holds"))?;
+        if let Some(found) = ends.signature() {
+            return Err(foreign(found));
+        }
+        let found = match self.read_superblock() {
+            Err(OpenError::NotOurs { .. }) => None,
+            found => Some(found?),
+        };
+        match found {
+            Some((superblock, whole)) => self.adopt_as(superblock, whole),
+            None => match ends.anything() {
+                Some(found) => Err(foreign(found)),
+                None => {
+                    let superblock = self.new_superblock()?;
+                    self.write_superblock(&superblock).map(|()| superblock)
+                }
+            },
+        }
+    }
+
+    fn new_superblock(&self) -> Result<Superblock, OpenError> {
+        Ok(Superblock {
             file_id: random_id().map_err(self.os("choosing its id"))?,
             machine: machine(),
             extent_bytes: self.limits.extent_bytes,
             capacity_bytes: self.limits.capacity_bytes,
             created_unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
-        };
+        })
+    }
+
+    /// Makes an empty file a slot file. On failure the file is gone again.
+    fn make(&self) -> Result<Superblock, OpenError> {
+        let superblock = self.new_superblock()?;
         let made = self.write_superblock(&superblock).and_then(|()| self.allocate(2 * PAGE_BYTES));
         if made.is_err() {
             let _ = std::fs::remove_file(self.path);
@@ -185,11 +223,8 @@ impl Opening<'_> {
 
     /// Checks a file that was there, and brings it to the length that the settings want.
     fn adopt(&self, length: u64) -> Result<Superblock, OpenError> {
-        let superblock = self.read_superblock(length)?;
+        let (superblock, whole) = self.read_superblock()?;
         self.check_settings(&superblock)?;
-        if superblock.machine != machine() {
-            info!(path = %self.path.display(), "the slot file was made on another machine; its blocks are as good as ever");
-        }
         let full_length = DATA_START + self.limits.capacity_bytes;
         if length < DATA_START + superblock.capacity_bytes {
             warn!(path = %self.path.display(), length, "the slot file was cut short: the blocks in the missing part are lost");
@@ -197,28 +232,49 @@ impl Opening<'_> {
         if length < full_length {
             self.allocate(length)?;
         }
+        self.adopt_as(superblock, whole)
+    }
+
+    /// Goes on with what is there, at the capacity that the settings want, and mends the pages when they are not `whole`.
+    fn adopt_as(&self, superblock: Superblock, whole: bool) -> Result<Superblock, OpenError> {
+        self.check_settings(&superblock)?;
+        if superblock.machine != machine() {
+            info!(path = %self.path.display(), "the slots were made on another machine; their blocks are as good as ever");
+        }
         let grown = Superblock { capacity_bytes: self.limits.capacity_bytes, ..superblock };
-        if grown != superblock {
+        if grown != superblock || !whole {
             self.write_superblock(&grown)?;
         }
         Ok(grown)
     }
 
-    fn read_superblock(&self, length: u64) -> Result<Superblock, OpenError> {
+    /// The superblock, and whether both of its pages are as they should be.
+    fn read_superblock(&self) -> Result<(Superblock, bool), OpenError> {
         let path = || self.path.to_owned();
-        if length < 2 * PAGE_BYTES {
-            return Err(self.not_ours("it is not a kvd slot file"));
-        }
-        let at = |offset| {
-            let mut page = Page::zeroed();
-            self.file.read_exact_at(&mut page.0, offset).map_err(self.os("reading its superblock"))?;
-            Ok(Superblock::decode(&page))
-        };
-        match (at(0)?, at(COPY_AT)?) {
-            (Ok(superblock), _) | (Err(_), Ok(superblock)) => Ok(superblock),
-            (Err(NoSuperblock::Newer(found)), _) => Err(OpenError::Newer { path: path(), found }),
+        let at = |offset| self.read_page(offset).map_err(self.os("reading its superblock"));
+        let (first, copy) = (at(0)?, at(COPY_AT)?);
+        match (Superblock::decode(&first), Superblock::decode(&copy)) {
+            (Ok(superblock), other) => Ok((superblock, other == Ok(superblock))),
+            (Err(_), Ok(superblock)) => Ok((superblock, false)),
+            (Err(NoSuperblock::Newer(found)), _) | (_, Err(NoSuperblock::Newer(found))) => Err(OpenError::Newer { path: path(), found }),
             (Err(NoSuperblock::OtherMagic), Err(NoSuperblock::OtherMagic)) => Err(self.not_ours("it is not a kvd slot file")),
-            _ => Err(OpenError::Damaged { path: path() }),
+            _ if may_be_newer(&first) || may_be_newer(&copy) => Err(OpenError::Damaged { path: path() }),
+            _ => {
+                // Labels and headers name themselves. The id is a new one, so no catalog is believed and they are read.
+                warn!(path = %self.path.display(), "both superblocks are damaged: they are made anew, and headers tell what is there");
+                Ok((self.new_superblock()?, false))
+            }
+        }
+    }
+
+    /// A page of the file; what lies after the file's end is zeros.
+    fn read_page(&self, offset: u64) -> io::Result<Box<Page>> {
+        let mut page = Page::zeroed();
+        loop {
+            match self.file.read_at(&mut page.0, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map(|_| page),
+            }
         }
     }
 
@@ -237,7 +293,10 @@ impl Opening<'_> {
         let page = superblock.encode();
         for offset in [0, COPY_AT] {
             let written = self.file.write_all_at(&page.0, offset).and_then(|()| self.file.sync_data());
-            written.map_err(self.os("writing its superblock"))?;
+            written.map_err(|error| match error.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => self.no_space(DATA_START + superblock.capacity_bytes),
+                _ => self.os("writing its superblock")(error),
+            })?;
         }
         Ok(())
     }
@@ -275,6 +334,39 @@ impl Opening<'_> {
     fn free_bytes(&self) -> u64 {
         fstatvfs(self.file).map_or(u64::MAX, |stat| stat.f_bavail * stat.f_frsize)
     }
+}
+
+/// What a block device holds, in words; `None` when it is blank. Blocks of kvd are something too.
+pub fn holds(path: &Path) -> Result<Option<String>, OpenError> {
+    let os = |doing| move |source| OpenError::Os { path: path.to_owned(), doing, source };
+    let device = block::open(path)?;
+    let ends = Ends::read(&device, block::size(&device).map_err(os("reading its size"))?).map_err(os("looking at what it holds"))?;
+    Ok(ends.signature().or_else(|| ends.is_ours().then(|| "blocks of a kvd".to_owned())).or_else(|| ends.anything()))
+}
+
+/// Makes the first `bytes` bytes of a block device zeros, whatever they hold, and its last MiB. Nothing else may use it meanwhile.
+///
+/// For a person who said that nothing on it is needed. Blocks; quick where the device can discard.
+pub fn wipe(path: &Path, bytes: u64) -> Result<(), OpenError> {
+    let os = |doing| move |source| OpenError::Os { path: path.to_owned(), doing, source };
+    let device = block::open(path)?;
+    let device_bytes = block::size(&device).map_err(os("reading its size"))?;
+    let end = device_bytes / PAGE_BYTES * PAGE_BYTES;
+    let ends = [(0, bytes.next_multiple_of(PAGE_BYTES).min(end)), (end.saturating_sub(DATA_START), end)];
+    for (from, to) in ends {
+        if fallocate(&device, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, to - from).is_err() {
+            let page = Page::zeroed();
+            for offset in (from..to).step_by(PAGE_BYTES as usize) {
+                device.write_all_at(&page.0, offset).map_err(os("clearing it"))?;
+            }
+        }
+    }
+    device.sync_all().map_err(os("clearing it"))
+}
+
+/// A damaged page of a version this code does not know is not for it to mend.
+fn may_be_newer(page: &Page) -> bool {
+    matches!(Superblock::decode(page), Err(NoSuperblock::Damaged)) && u16::from_le_bytes([page.0[8], page.0[9]]) > FORMAT_VERSION
 }
 
 fn random_id() -> io::Result<[u8; 16]> {

@@ -30,6 +30,22 @@ pub enum OpenError {
     /// The file is somebody else's.
     #[error("slot file {}: {why}, so it was left untouched: set another path, or move that file away", path.display())]
     NotOurs { path: PathBuf, why: String },
+    /// The device is somebody else's.
+    #[error(
+        "block device {}: holds {found}, so it was left untouched: give another device, or, when nothing on it is needed, clear it \
+         with `wipefs --all` or `blkdiscard`",
+        path.display()
+    )]
+    ForeignDevice { path: PathBuf, found: String },
+    /// The device is in use.
+    #[error("block device {}: in use by {by}: give a device that nothing uses", path.display())]
+    DeviceBusy { path: PathBuf, by: &'static str },
+    /// The device is too small.
+    #[error(
+        "block device {}: {wanted_bytes} bytes are wanted and it has {device_bytes}: set a smaller capacity, or give a larger device",
+        path.display()
+    )]
+    DeviceTooSmall { path: PathBuf, wanted_bytes: u64, device_bytes: u64 },
     /// The superblock and its copy are damaged.
     #[error(
         "slot file {}: its superblock is damaged, so it was left untouched: remove the file to start with an empty cache",

@@ -1,4 +1,4 @@
-//! Blocks in one preallocated file on a local disk, moved by direct I/O straight between arena slots and the device.
+//! Blocks in one preallocated file on a local disk, or on a whole block device, moved by direct I/O straight between arena slots and the device.
 //!
 //! A write is the slot's bytes as they are; a read is verified whole before anybody sees it. The data path never calls
 //! fsync and never orders itself after the catalog: images name and verify themselves, so the worst a crash can leave is a
@@ -47,11 +47,13 @@
 //! An erased block's header page is zeros. Images of an earlier slot size may survive between slots; a scan ignores headers
 //! whose layout has another slot size than the label, and a read ignores every image but the one it was told to find.
 
+mod block;
 mod config;
 mod device;
 #[allow(unsafe_code, reason = "the kernel is given the addresses of slots")]
 mod dma;
 mod error;
+mod foreign;
 mod format;
 mod inbox;
 mod job;
@@ -60,7 +62,9 @@ mod purge_table;
 mod scan;
 mod verifier;
 
+pub use block::{block_device_bytes, is_block_device};
 pub use config::{IoEngine, NvmeConfig};
+pub use device::{holds, wipe};
 pub use error::OpenError;
 pub use format::{DATA_START, FORMAT_VERSION};
 pub use purge_table::PurgeTable;
@@ -83,7 +87,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use verifier::Verifiers;
 
-/// The slot file as a tier. Dropping it finishes what was accepted, which may block for as long as the device takes.
+/// The slot file, or a block device in its place, as a tier. Dropping it finishes what was accepted, which may block for as long as the device takes.
 #[derive(Debug)]
 pub struct NvmeTier {
     // Field order is drop order: the engine hands its last reads to the verifiers.
@@ -142,10 +146,11 @@ impl NvmeTier {
         scan::scan(&self.device, on_found);
     }
 
-    fn inbox(&self) -> &Inbox<Job> {
+    fn inbox(&self, job: &Job) -> &Inbox<Job> {
         match &self.engine {
             Engine::Ring(ring) => &ring.inbox,
-            Engine::Posix { engine, .. } => &engine.inbox,
+            Engine::Posix { engine, .. } if job.is_read() => &engine.reads,
+            Engine::Posix { engine, .. } => &engine.writes,
         }
     }
 
@@ -165,9 +170,10 @@ impl NvmeTier {
         }
     }
 
-    /// Hands the jobs over in one piece, so that a batch costs one wake-up.
+    /// Hands the jobs, which are of one kind, over in one piece, so that a batch costs one wake-up.
     fn submit(&self, jobs: Vec<Job>) {
-        if let Err(jobs) = self.inbox().push(jobs) {
+        let Some(first) = jobs.first() else { return };
+        if let Err(jobs) = self.inbox(first).push(jobs) {
             jobs.into_iter().for_each(|job| job.finish(Err(Failure::Closed)));
         }
     }
@@ -193,7 +199,8 @@ fn start(device: &Arc<Device>, config: &NvmeConfig) -> Result<(Engine, Option<Ve
 }
 
 fn no_uring(source: &io::Error) -> String {
-    tracing::warn!(error = %source, "io_uring cannot be used: blocks are moved by pread and pwrite, at more CPU");
+    let hint = if source.raw_os_error() == Some(libc::ENOMEM) { "; raise RLIMIT_MEMLOCK" } else { "" };
+    tracing::warn!(error = %source, "io_uring cannot be used: blocks are moved by pread and pwrite, at more CPU{hint}");
     format!("io_uring cannot be used: {source}")
 }
 

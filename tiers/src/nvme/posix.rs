@@ -1,6 +1,7 @@
 //! The fallback where io_uring is forbidden: `pread` and `pwrite` on a few threads, each moving one block at a time.
 //!
-//! Same contract as the ring. Costs a thread switch per block and keeps at most [`THREADS`] I/Os in flight.
+//! Same contract as the ring. Costs a thread switch per block and keeps at most [`THREADS`] I/Os of each direction in flight.
+//! Reads have threads of their own: a write that hangs must not keep a load waiting.
 
 use super::device::Device;
 use super::dma;
@@ -16,17 +17,21 @@ const THREADS: usize = 4;
 /// The threads. Dropping it finishes what was accepted.
 #[derive(Debug)]
 pub(crate) struct PosixEngine {
-    pub inbox: Arc<Inbox<Job>>,
+    pub reads: Arc<Inbox<Job>>,
+    pub writes: Arc<Inbox<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl PosixEngine {
     pub fn start(device: Arc<Device>) -> io::Result<PosixEngine> {
-        let mut engine = PosixEngine { inbox: Arc::new(Inbox::new(None)), threads: Vec::new() };
-        for number in 0..THREADS {
-            let (inbox, device) = (engine.inbox.clone(), device.clone());
-            let thread = std::thread::Builder::new().name(format!("kvd-nvme-{number}"));
-            engine.threads.push(thread.spawn(move || move_all(&inbox, &device))?);
+        let inbox = || Arc::new(Inbox::new(None));
+        let mut engine = PosixEngine { reads: inbox(), writes: inbox(), threads: Vec::new() };
+        for (inbox, what) in [(engine.reads.clone(), "read"), (engine.writes.clone(), "write")] {
+            for number in 0..THREADS {
+                let (inbox, device) = (inbox.clone(), device.clone());
+                let thread = std::thread::Builder::new().name(format!("kvd-{what}-{number}"));
+                engine.threads.push(thread.spawn(move || move_all(&inbox, &device))?);
+            }
         }
         Ok(engine)
     }
@@ -48,7 +53,8 @@ fn move_all(inbox: &Inbox<Job>, device: &Device) {
 
 impl Drop for PosixEngine {
     fn drop(&mut self) {
-        self.inbox.close();
+        self.reads.close();
+        self.writes.close();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

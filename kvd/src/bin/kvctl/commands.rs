@@ -7,8 +7,8 @@ use kvd::client::Client;
 use kvd::settings::about;
 use kvd_block::SequenceHash;
 use kvd_proto::admin::{
-    Block, DrainRequest, InspectRequest, LayoutsRequest, PinRequest, PurgeRequest, SessionsRequest, StatusReply, StatusRequest, Tier,
-    TiersRequest, VerifyProgress, VerifyRequest,
+    Block, DrainRequest, InspectRequest, LayoutsRequest, PinRequest, PurgeRequest, Scrub, SessionsRequest, StatusReply, StatusRequest,
+    Tier, TiersRequest, VerifyProgress, VerifyRequest,
 };
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -256,7 +256,26 @@ fn status_json(status: &StatusReply) -> Value {
         "open_leases": status.open_leases, "open_transfers": status.open_transfers,
         "slots_being_filled": status.slots_being_filled,
         "tiers": status.tiers.iter().map(tier_json).collect::<Vec<_>>(), "counters": counters,
+        "scrub": status.scrub.as_ref().map(scrub_json),
     })
+}
+
+fn scrub_json(scrub: &Scrub) -> Value {
+    json!({
+        "enabled": scrub.enabled, "checked_blocks": scrub.checked_blocks, "checked_bytes": scrub.checked_bytes,
+        "corrupt_blocks": scrub.corrupt_blocks, "unreadable": scrub.unreadable, "passes": scrub.passes,
+        "last_pass_unix_ms": scrub.last_pass_unix_ms,
+    })
+}
+
+fn scrub_text(scrub: &Scrub) -> String {
+    if !scrub.enabled {
+        return "off".into();
+    }
+    let ago_ms = kvd::clock::unix_ms().saturating_sub(scrub.last_pass_unix_ms);
+    let last = if scrub.last_pass_unix_ms == 0 { "no pass yet".into() } else { format!("last pass {} ago", duration(ago_ms)) };
+    let Scrub { checked_blocks, corrupt_blocks, unreadable, .. } = scrub;
+    format!("{checked_blocks} blocks checked, {corrupt_blocks} corrupt, {unreadable} unreadable, {last}")
 }
 
 fn status_text(status: &StatusReply) -> String {
@@ -280,6 +299,7 @@ fn status_text(status: &StatusReply) -> String {
         count("kvd_evicted_nvme_total")
     );
     out += &format!("  events   {} messages, {} dropped\n", status.next_event, status.events_dropped);
+    out += &format!("  scrub    {}\n", status.scrub.as_ref().map_or_else(|| "unknown".into(), scrub_text));
     let trouble: u64 =
         ["corrupt", "write_failed", "read_failed", "leases_expired"].iter().map(|name| count(&format!("kvd_{name}_total"))).sum();
     if trouble > 0 {

@@ -112,6 +112,9 @@ impl Ring {
     ) -> io::Result<Ring> {
         let depth = config.queue_depth as usize;
         let (uring, deferred) = build(config.queue_depth + 1)?;
+        // Where a filesystem cannot do an I/O without waiting, the kernel waits on threads of its own, by default four a core:
+        // writes that hang would take them all, and reads would wait too.
+        let _ = uring.submitter().register_iowq_max_workers(&mut [config.queue_depth + 1, 0]);
         let fixed_file = uring.submitter().register_files(&[device.file.as_raw_fd()]).is_ok();
         status.deferred.store(deferred, Ordering::Relaxed);
         status.fixed_file.store(fixed_file, Ordering::Relaxed);

@@ -1,96 +1,37 @@
-//! The daemon's command line.
+//! `kvd serve`: the daemon, until a signal ends it.
 
-#![forbid(unsafe_code)]
-
+use crate::ConfigFile;
 use anyhow::anyhow;
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use kvd::daemon::{Daemon, Shared};
 use kvd::logging::{self, LogFormat};
-use kvd::settings::{self, Settings};
-use kvd::{machine, metrics};
-use std::path::PathBuf;
+use kvd::settings;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Keeps the KV blocks of this machine's LLM engines in shared memory and on local storage.
-#[derive(Debug, Parser)]
-#[command(name = "kvd", version, arg_required_else_help = true)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run the daemon. No configuration is needed.
-    Serve(Serve),
-    /// Print the effective configuration as TOML.
-    Config {
-        #[command(flatten)]
-        file: ConfigFile,
-        /// Print every setting, its default and its meaning as Markdown instead.
-        #[arg(long)]
-        reference: bool,
-    },
-    /// Print what the daemon measures.
-    Metrics {
-        /// Print every metric as Markdown.
-        #[arg(long, required = true)]
-        reference: bool,
-    },
-}
-
+/// What `kvd serve` takes.
 #[derive(Debug, Args)]
-struct Serve {
+pub struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
     /// Replace the running daemon and keep what it has in memory.
     #[arg(long)]
     takeover: bool,
+    /// End when the process that started this one ends. `kvd bench` must leave nothing behind, even killed.
+    #[arg(long, hide = true)]
+    die_with_parent: bool,
     /// Shape of the journal on stderr. `KVD_LOG` chooses what is in it (default `info`).
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
 }
 
-#[derive(Debug, Args)]
-struct ConfigFile {
-    /// Configuration file (TOML). Without one every setting has its default.
-    #[arg(long, value_name = "FILE", env = "KVD_CONFIG")]
-    config: Option<PathBuf>,
-}
-
-impl ConfigFile {
-    fn load(&self) -> anyhow::Result<Settings> {
-        let settings = self.config.as_deref().map_or_else(|| Ok(Settings::default()), settings::load)?;
-        Ok(machine::resolve(&settings))
-    }
-}
-
-fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Our errors say their causes themselves.
-            eprintln!("kvd: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(command: Command) -> anyhow::Result<()> {
-    let text = match command {
-        Command::Serve(arguments) => return serve(arguments),
-        Command::Config { reference: true, .. } => settings::reference(),
-        Command::Config { file, .. } => file.load()?.to_toml(),
-        Command::Metrics { .. } => metrics::reference(),
-    };
-    print!("{text}");
-    Ok(())
-}
-
-fn serve(arguments: Serve) -> anyhow::Result<()> {
+/// Runs the daemon until it is told to stop.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = arguments.file.load()?;
     logging::start(arguments.log_format);
+    if arguments.die_with_parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).thread_name("kvd").enable_all().build();
     let runtime = runtime.map_err(|error| anyhow!("cannot start the runtime: {error}"))?;
     runtime.block_on(async {
@@ -101,7 +42,7 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     })?;
     // What still waits for a subscriber or an operator is not waited for.
     runtime.shutdown_background();
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Ready when the daemon is told to stop. Registered before anything is opened, so an early signal is not lost.
