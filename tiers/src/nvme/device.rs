@@ -10,7 +10,7 @@ use super::foreign::Ends;
 use super::format::{COPY_AT, DATA_START, FORMAT_VERSION, NoSuperblock, Page, Superblock};
 use crate::tier::TierLimits;
 use kvd_block::{Checksum, PAGE_BYTES, SlotIndex};
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, fstatvfs};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, fstatfs, fstatvfs};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -22,6 +22,8 @@ use tracing::{info, warn};
 
 /// Slot addresses are 32-bit page numbers.
 const MOST_CAPACITY_BYTES: u64 = PAGE_BYTES << 32;
+/// Type of every filesystem that a process serves.
+const FUSE_MAGIC: rustix::fs::FsWord = 0x6573_5546;
 /// How long an open waits for the process before it to be gone.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,8 @@ pub(crate) struct Device {
     pub file: File,
     pub path: PathBuf,
     pub direct: bool,
+    /// The filesystem may wait for its device while an I/O is being submitted, as FUSE does.
+    pub waits: bool,
     pub limits: TierLimits,
     pub file_id: [u8; 16],
     /// Pages of each slot of each extent as its label on the file says; 0 when that is not known.
@@ -52,7 +56,8 @@ impl Device {
             },
         };
         let labels = (0..limits.capacity_bytes / limits.extent_bytes).map(|_| AtomicU32::new(0)).collect();
-        Ok(Device { file, path: config.path.clone(), direct, limits, file_id: superblock.file_id, labels })
+        let waits = fstatfs(&file).is_ok_and(|stat| stat.f_type == FUSE_MAGIC);
+        Ok(Device { file, path: config.path.clone(), direct, waits, limits, file_id: superblock.file_id, labels })
     }
 
     /// Offset in the file of a slot address.

@@ -9,7 +9,7 @@ use super::super::job::{Direction, Failure, Io, Job, Next};
 use super::registered::RegisteredArena;
 use crate::nvme::config::NvmeConfig;
 use io_uring::squeue::Entry;
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -181,7 +181,9 @@ impl Ring {
         let io = job.next_io(&self.device);
         let (buffer, bytes) = self.buffers.locate(io.memory, io.bytes.min(MOST_IO_BYTES));
         let token = self.inflight.insert(job, bytes);
-        let entry = self.entry(&Io { bytes, ..io }, buffer).user_data(token);
+        // Where submitting may wait for the device, a thread of the kernel waits in the place of this one.
+        let flags = if self.device.waits { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
+        let entry = self.entry(&Io { bytes, ..io }, buffer).user_data(token).flags(flags);
         // SAFETY: the job was moved into `self.inflight`, so its slot or page outlives this SQE; it is taken out only when the
         // CQE is there.
         self.push(unsafe { Unpushed::new(entry) });
