@@ -12,6 +12,8 @@ use super::plan::Plan;
 
 /// Blocks are made as large as they can be without passing this.
 const WANTED_PAYLOAD_BYTES: u64 = 3 << 20;
+/// Nine of ten inputs of the published traces are not longer.
+const LONG_INPUT_TOKENS: u64 = 32 << 10;
 /// Engines do not use fewer tokens a block.
 const LEAST_BLOCK_TOKENS: u32 = 16;
 
@@ -22,6 +24,14 @@ pub fn default_block_tokens(trace_block_tokens: u32, bytes_per_token: u64) -> u3
         tokens /= 2;
     }
     tokens
+}
+
+/// Memory for blocks when nobody says how much: the prefixes of all requests under way, since all of a prefix stays while its end is
+/// being loaded. From 512 MiB to a quarter of `memory_bytes`.
+pub fn default_arena_bytes(bytes_per_token: u64, concurrency: usize, most_input_tokens: Option<u64>, memory_bytes: u64) -> u64 {
+    let tokens = most_input_tokens.unwrap_or(LONG_INPUT_TOKENS).min(LONG_INPUT_TOKENS);
+    let wanted = bytes_per_token.saturating_mul(tokens).saturating_mul(concurrency as u64).saturating_mul(3) / 2;
+    wanted.min(memory_bytes / 4).max(512 << 20) >> 20 << 20
 }
 
 /// The layout of the blocks that `plan` asks for, with a trace cut into blocks of `trace_block_tokens`.
@@ -97,6 +107,14 @@ mod tests {
         assert_eq!(default_block_tokens(512, 1 << 10), 512);
         assert_eq!(default_block_tokens(512, 504 << 10), 16);
         assert_eq!(default_block_tokens(24, 1 << 20), 24);
+    }
+
+    #[test]
+    fn memory_holds_the_prefixes_under_way_and_no_more_than_a_quarter() {
+        let of = |concurrency, most, memory_gib: u64| default_arena_bytes(128 << 10, concurrency, most, memory_gib << 30) >> 20;
+        assert_eq!(of(4, Some(8192), 64), 6 * 1024);
+        assert_eq!(of(4, None, 32), 8 * 1024);
+        assert_eq!(of(1, Some(16), 32), 512);
     }
 
     #[test]

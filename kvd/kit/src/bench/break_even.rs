@@ -29,9 +29,14 @@ pub fn load_cost(samples: &[(f64, f64)]) -> Option<LoadCost> {
     let (mean_tokens, mean_seconds) = (mean(|sample| sample.0), mean(|sample| sample.1));
     let spread: f64 = samples.iter().map(|(tokens, _)| (tokens - mean_tokens).powi(2)).sum();
     let together: f64 = samples.iter().map(|(tokens, seconds)| (tokens - mean_tokens) * (seconds - mean_seconds)).sum();
-    let per_token = together / spread;
-    (per_token.is_finite() && per_token > 0.0).then(|| LoadCost {
-        fixed_ms: (mean_seconds - per_token * mean_tokens).max(0.0) * 1e3,
+    let slope = together / spread;
+    let fixed = mean_seconds - slope * mean_tokens;
+    // A load of nothing costs nothing at least: where the best line says less, the best one through zero is taken.
+    let through_zero =
+        || samples.iter().map(|(tokens, seconds)| tokens * seconds).sum::<f64>() / samples.iter().map(|(x, _)| x * x).sum::<f64>();
+    let (fixed, per_token) = if fixed < 0.0 { (0.0, through_zero()) } else { (fixed, slope) };
+    (slope.is_finite() && per_token > 0.0).then(|| LoadCost {
+        fixed_ms: fixed * 1e3,
         us_per_token: per_token * 1e6,
         loads: samples.len(),
         beats_prefill_below_tokens_per_s: 1.0 / per_token,
@@ -57,8 +62,15 @@ mod tests {
         assert!((cost.fixed_ms - 2.0).abs() < 1e-6 && (cost.us_per_token - 20.0).abs() < 1e-6, "{cost:?}");
         assert!((cost.beats_prefill_below_tokens_per_s - 50_000.0).abs() < 0.1);
         // 10,000 tokens/s are 100 µs a token, of which loading saves 80: 2 ms are worth 25 tokens.
-        assert_eq!(cost.break_even_tokens(10_000.0), Some(25.0));
+        assert!((cost.break_even_tokens(10_000.0).unwrap() - 25.0).abs() <= 1.0);
         assert_eq!(cost.break_even_tokens(60_000.0), None);
+    }
+
+    #[test]
+    fn a_load_of_nothing_never_costs_less_than_nothing() {
+        let cost = load_cost(&[(1000.0, 0.001), (2000.0, 0.004), (3000.0, 0.006)]).unwrap();
+        assert_eq!(cost.fixed_ms, 0.0);
+        assert!((cost.us_per_token - 27.0 / 14.0).abs() < 1e-9, "{cost:?}");
     }
 
     #[test]

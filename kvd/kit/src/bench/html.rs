@@ -21,9 +21,11 @@ pub fn page(report: &Report) -> Page {
             parts.insert(0, verdict(report));
         }
         page.section(heading, parts);
+        if heading == "Speed" {
+            page.section("Latency", vec![latencies(report), distribution(report)]);
+            page.section("Over time", vec![throughput(report), hit_rate(report)]);
+        }
     }
-    page.section("Latency", vec![latencies(report), distribution(report)]);
-    page.section("Over time", vec![throughput(report), hit_rate(report)]);
     if let Some(sessions) = &report.sessions {
         let mut table = Table::new(["sessions", "requests", "first token, 95 %", "loaded", "sustained"]);
         for trial in &sessions.tried {

@@ -24,7 +24,7 @@ pub struct Plan {
     pub trace_options: trace::Options,
     /// Tokens of one kvd block; `None` chooses by size.
     pub block_tokens: Option<u32>,
-    /// Memory that blocks pass through. Small, so that storage is measured.
+    /// Memory that blocks pass through.
     pub arena_bytes: u64,
     /// Space taken on the medium; `None` chooses by what is free.
     pub storage_bytes: Option<u64>,

@@ -247,9 +247,17 @@ fn warnings(plan: &Plan, report: &Report) -> Vec<String> {
     let hits = &report.hits;
     warn(
         hits.storage_tokens < hits.arena_tokens,
-        "More was loaded from memory than from storage: give less --arena-bytes, or a longer trace.".into(),
+        "More was loaded from memory than from storage. Let sessions overlap with --open, or replay a longer trace, to load storage more."
+            .into(),
     );
     warn(hits.storage_tokens == 0, "Nothing was loaded from storage: the trace repeats too little, or the run was too short.".into());
+    warn(
+        integrity.missed_blocks > 0,
+        format!(
+            "{} loads ended early because a block was gone that had been found. The memory between must hold the prefixes of all requests under way at once: give more --arena-bytes, or fewer requests by --concurrency or --max-input-tokens.",
+            integrity.missed_blocks
+        ),
+    );
     let store = &report.store;
     warn(
         store.busy_blocks + store.lost_blocks > 0,

@@ -4,6 +4,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use clap::{Args, ValueEnum};
 use kvd::settings::ByteSize;
 use kvd_kit::Target;
+use kvd_kit::bench::blocks::default_arena_bytes;
 use kvd_kit::bench::{self, FindSessions, Pace, Plan, table};
 use kvd_kit::preset::{self, Kv, Model};
 use kvd_kit::trace::{self, Format};
@@ -134,9 +135,10 @@ struct PaceArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Room")]
 struct SizeArguments {
-    /// Memory that blocks pass through. Small, so that storage is measured.
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "512MiB")]
-    arena_bytes: u64,
+    /// Memory that blocks pass through; must hold the prefixes of all requests under way. Unless given: enough for 32k tokens each, a
+    /// quarter of the machine's memory at most.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    arena_bytes: Option<u64>,
     /// Room for blocks on the medium. Unless given: half of what is free, 32 GiB at most; all of a device.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     storage_bytes: Option<u64>,
@@ -225,6 +227,10 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
     ensure!(pace.prefill_tokens_per_second.is_none_or(|speed| speed > 0.0), "--prefill-tokens-per-second: must be more than 0");
     let model = model(&arguments.model)?;
     let target = arguments.tier.as_deref().ok_or_else(|| anyhow!("--tier is missing: what is to be measured?"))?;
+    let memory = rustix::system::sysinfo();
+    let memory_bytes = memory.totalram as u64 * u64::from(memory.mem_unit);
+    let by_default = || default_arena_bytes(model.bytes_per_token(), pace.concurrency, trace.max_input_tokens, memory_bytes);
+    let arena_bytes = size.arena_bytes.unwrap_or_else(by_default);
     let find_sessions =
         FindSessions { ttft: Duration::from_millis(pace.ttft_ms), step: seconds("--step", pace.step)?, most: pace.most_sessions.max(1) };
     Ok(Plan {
@@ -236,7 +242,7 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
         trace: trace.trace.clone().ok_or_else(|| anyhow!("--trace is missing: a file of recorded requests"))?,
         trace_options: trace::Options { format: trace.format.map(FormatName::format), skip_broken: trace.skip_broken },
         block_tokens: arguments.model.block_tokens,
-        arena_bytes: size.arena_bytes,
+        arena_bytes,
         storage_bytes: size.storage_bytes,
         pace: if pace.open { Pace::Open } else { Pace::Closed },
         speed: pace.speed,
