@@ -19,7 +19,9 @@
 mod allocator;
 mod machine;
 mod measure;
+pub mod policies;
 mod report;
+pub mod traces;
 
 pub use allocator::{CountingAllocator, allocated_bytes};
 pub use machine::{commit, machine};

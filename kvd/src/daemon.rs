@@ -370,6 +370,10 @@ async fn take_back(driver: &Driver, layouts: &Arc<Layouts>, inherited: Inherited
 fn ledger_config(settings: &Settings, arena: SpaceConfig, nvme: Option<SpaceConfig>) -> LedgerConfig {
     let limits = &settings.limits;
     LedgerConfig {
+        arena_eviction: settings.arena.eviction.into(),
+        nvme_eviction: settings.nvme.eviction.into(),
+        admission: settings.nvme.admission.into(),
+        write_budget_dwpd: settings.nvme.writes_per_day,
         max_writes: settings.nvme.max_writes,
         max_reads: settings.nvme.max_reads,
         max_leases_per_session: limits.max_leases_per_session,

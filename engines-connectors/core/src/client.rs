@@ -142,6 +142,16 @@ impl Client {
             other => Err(unexpected(&other)),
         }
     }
+
+    /// Gives these blocks a priority for `ttl_ms`, zero ends it: among blocks that may be evicted 0 goes first, 50 is usual, 100 goes
+    /// last. Returns how many are resident and have it now.
+    pub fn retain(&self, layout: usize, hashes: &[SequenceHash], priority: u8, ttl_ms: u64) -> Result<u32, Unavailable> {
+        let keys = Keys::from_hashes(hashes);
+        match self.exchange.call(Request::Retain { layout: self.exchange.handle(layout)?, keys, priority, ttl_ms })? {
+            Answer::Plain(Reply::Pinned { blocks }) => Ok(blocks),
+            other => Err(unexpected(&other)),
+        }
+    }
 }
 
 fn unexpected(answer: &Answer) -> Unavailable {

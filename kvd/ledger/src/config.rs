@@ -1,5 +1,7 @@
 //! Limits and times of the ledger. Every queue and table has a bound here.
 
+use crate::admission::Admission;
+use crate::evict::policy::Eviction;
 use crate::space::SpaceConfig;
 
 /// What a ledger may use.
@@ -9,6 +11,14 @@ pub struct LedgerConfig {
     pub arena: SpaceConfig,
     /// The NVMe slot file; `None` runs without.
     pub nvme: Option<SpaceConfig>,
+    /// Which block leaves the arena when a slot is needed.
+    pub arena_eviction: Eviction,
+    /// Which block leaves NVMe when a slot is needed.
+    pub nvme_eviction: Eviction,
+    /// Which blocks are written to NVMe.
+    pub admission: Admission,
+    /// How many times a day the size of NVMe may be written; `None` is without limit.
+    pub write_budget_dwpd: Option<f64>,
     /// Blocks being written to NVMe at once.
     pub max_writes: usize,
     /// Blocks being read from NVMe at once.
@@ -21,7 +31,7 @@ pub struct LedgerConfig {
     pub max_leases_per_session: usize,
     /// Blocks in one request; beyond that it is `Invalid`.
     pub max_blocks_per_request: usize,
-    /// Blocks pinned by request at once.
+    /// Blocks pinned by request at once, and blocks given a priority.
     pub max_pinned: usize,
     /// How long a load waits for slower tiers when the engine does not say.
     pub load_deadline_ms: u64,
@@ -39,6 +49,10 @@ impl LedgerConfig {
         LedgerConfig {
             arena,
             nvme,
+            arena_eviction: Eviction::default(),
+            nvme_eviction: Eviction::default(),
+            admission: Admission::default(),
+            write_budget_dwpd: None,
             max_writes: 32,
             max_reads: 64,
             max_write_backlog: 1 << 16,

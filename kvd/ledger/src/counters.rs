@@ -15,8 +15,10 @@ pub struct Counters {
     pub store_granted: u64,
     /// Blocks not stored because they were there already or being stored.
     pub store_deduplicated: u64,
-    /// Blocks not stored because no slot could be had.
+    /// Blocks not stored because no slot could be had, for them or for the block before them.
     pub store_busy: u64,
+    /// … of which because everything in the arena was thought worth more.
+    pub store_declined: u64,
     /// Blocks whose store completed.
     pub stored: u64,
     /// Blocks whose store was given up or never completed.
@@ -43,6 +45,10 @@ pub struct Counters {
     pub erase_failed: u64,
     /// Blocks never written to NVMe because the backlog was full.
     pub offload_skipped: u64,
+    /// Blocks not written to NVMe because admission or eviction thought them worth less than what is there.
+    pub offload_refused: u64,
+    /// Blocks not written to NVMe because the write budget was spent.
+    pub offload_over_budget: u64,
     /// Blocks evicted from the arena.
     pub evicted_cpu: u64,
     /// … of which had no copy on NVMe, and so were lost.

@@ -33,12 +33,16 @@ impl Ledger {
     /// The block was purged, and its row with it: it can no longer be read from NVMe, and its slot is free once the image is erased.
     pub(crate) fn erase_image(&mut self, index: BlockIndex, actions: &mut Vec<Action>) {
         let slot = self.forget(index, TierKind::Nvme, actions);
-        self.erases.backlog.push_back(slot);
+        self.erase_later(slot);
     }
 
     /// A write that ended well after its block was purged: nobody ever hears of the image.
     pub(crate) fn erase_written(&mut self, index: BlockIndex) {
-        let slot = (self.records[index].slot(TierKind::Nvme), self.slot_pages(index));
+        self.erase_later((self.records[index].slot(TierKind::Nvme), self.slot_pages(index)));
+    }
+
+    fn erase_later(&mut self, slot: (SlotIndex, u32)) {
+        self.tier(TierKind::Nvme).expect("an image had a tier").space.set_owner(slot.0, slot.1, None);
         self.erases.backlog.push_back(slot);
     }
 

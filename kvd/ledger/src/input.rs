@@ -114,6 +114,22 @@ pub enum Input {
         /// How long; zero unpins.
         ttl_ms: u64,
     },
+    /// Give these blocks a priority: among blocks that may be evicted, lower ones go before higher ones. Answered by
+    /// [`LedgerReply::Pinned`] with how many are resident.
+    Retain {
+        /// Who asks.
+        session: SessionId,
+        /// What to answer to.
+        request: RequestId,
+        /// Layout of the blocks.
+        layout: LayoutHandle,
+        /// The blocks.
+        keys: Vec<SequenceHash>,
+        /// 0 goes first, 50 is usual, 100 goes last; more counts as 100.
+        priority: u8,
+        /// How long; zero ends it.
+        ttl_ms: u64,
+    },
     /// An [`Action::Write`] ended.
     WriteDone {
         /// Which.

@@ -2,7 +2,7 @@
 
 use crate::lease::{LeaseKind, LoadBlock, StoreBlock};
 use crate::machine::{Ledger, Op};
-use crate::record::BlockIndex;
+use crate::record::{BlockIndex, USUAL_PRIORITY};
 use kvd_block::{SlotIndex, TierKind};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +31,8 @@ impl Ledger {
                 assert!(!(moving && record.resident.contains(tier)), "{} gains {tier} while it has it", record.key);
                 if record.resident.contains(tier) || moving {
                     owned.push((record.slot(tier), self.slot_pages(index)));
+                    let owner = state.space.owner(record.slot(tier), self.slot_pages(index));
+                    assert_eq!(owner, Some(index.number() as u32), "the slot of {} in {tier} knows it", record.key);
                 }
                 resident += u64::from(record.resident.contains(tier));
             }
@@ -115,6 +117,7 @@ impl Ledger {
                 let entry = links.entry(parent).or_default();
                 entry.0 += 1;
                 TierKind::ALL.into_iter().for_each(|tier| entry.1[tier as usize] += u32::from(record.resident.contains(tier)));
+                entry.1[TierKind::Cpu as usize] += u32::from(record.filling);
             }
         }
         for index in self.records.indices() {
@@ -129,13 +132,13 @@ impl Ledger {
         for tier in TierKind::ALL {
             let Some(state) = &self.tiers[tier as usize] else { continue };
             let listed = self.records.iter().filter(|record| record.listed.contains(tier)).count();
-            assert_eq!(listed, state.leaves.len(), "leaves of {tier}");
-            for record in self.records.iter().filter(|record| record.listed.contains(tier)) {
-                assert!(
-                    record.resident.contains(tier) && record.children[tier as usize] == 0 && !record.used_in(tier),
-                    "{} is listed",
-                    record.key
-                );
+            assert_eq!(listed, state.lists.len(), "blocks listed in {tier}");
+            for index in self.records.indices() {
+                let record = &self.records[index];
+                let wanted = self.evictable(index, tier);
+                assert_eq!(record.listed.contains(tier), wanted, "{} is listed in {tier} when it may be evicted", record.key);
+                assert!(!wanted || state.lists.contains(self.place_of(index, tier), index), "{} is in its list", record.key);
+                assert!(!wanted || !record.used_in(tier), "{} is listed and in use", record.key);
             }
         }
     }
@@ -147,6 +150,14 @@ impl Ledger {
         assert!(self.writes <= self.config.max_writes && self.reads <= self.config.max_reads);
         let deadlines = self.leases.values().filter(|lease| lease.deadline.is_some()).count();
         assert_eq!(deadlines, self.deadlines.len(), "deadlines are those of leases");
+        for index in self.retained.blocks() {
+            assert!(
+                self.records.get(*index).is_some_and(|record| !record.resident.is_empty()),
+                "a priority is kept for a block that is gone"
+            );
+        }
+        let usual = self.records.indices().filter(|index| self.records[*index].priority != USUAL_PRIORITY);
+        usual.for_each(|index| assert!(self.retained.contains(index), "{} has a priority for ever", self.records[index].key));
         for index in self.waiters.keys().chain(self.pinned.blocks()) {
             assert!(self.records.get(*index).is_some(), "a table points to a block that is gone");
         }

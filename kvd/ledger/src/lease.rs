@@ -138,5 +138,6 @@ impl Ledger {
             }
         }
         self.end_overdue_pins();
+        self.end_overdue_priorities();
     }
 }

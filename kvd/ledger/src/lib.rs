@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod config;
 pub mod counters;
 mod erase;
@@ -37,8 +38,10 @@ pub mod space;
 mod store;
 pub mod view;
 
+pub use admission::Admission;
 pub use config::LedgerConfig;
 pub use counters::Counters;
+pub use evict::policy::Eviction;
 pub use input::{Action, CatalogRow, Input, LedgerReply, ReadResult, SealedBlock, Transfer, WriteResult};
 pub use machine::Ledger;
 pub use space::SpaceConfig;

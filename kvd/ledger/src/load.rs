@@ -1,5 +1,6 @@
 //! From the arena into an engine's memory, by way of a read from NVMe where needed.
 
+use crate::evict::Use;
 use crate::input::{Action, LedgerReply, ReadResult, Transfer};
 use crate::lease::{LeaseKind, LoadBlock};
 use crate::machine::{Ledger, Op};
@@ -68,7 +69,7 @@ impl Ledger {
 
     fn pin_slot(&mut self, index: BlockIndex, pins: u32) {
         self.records[index].pins += pins;
-        self.touch(index);
+        self.touch(index, Use::Served);
         self.relist(index);
     }
 
@@ -80,7 +81,7 @@ impl Ledger {
             let Some(index) = self.records.find(key) else { continue };
             let pages = self.slot_pages(index);
             let wanted = self.waiters.contains_key(&index) && self.records[index].resident.contains(TierKind::Nvme);
-            match wanted.then(|| self.obtain_slot(TierKind::Cpu, pages, actions)).flatten() {
+            match wanted.then(|| self.obtain_slot(TierKind::Cpu, index, actions).ok()).flatten() {
                 Some(slot) => self.start_read(index, slot, pages, actions),
                 None => settled.push((index, None)),
             }

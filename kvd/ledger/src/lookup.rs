@@ -1,5 +1,6 @@
 //! Where blocks are.
 
+use crate::evict::Use;
 use crate::input::LedgerReply;
 use crate::machine::Ledger;
 use crate::record::BlockIndex;
@@ -25,7 +26,8 @@ impl Ledger {
                 break;
             }
             if let Some(index) = index.filter(|_| state.is_hit()) {
-                self.touch(index);
+                self.touch(index, Use::Asked);
+                self.offer_again(index);
             }
             states.push(state as u8);
         }
@@ -35,7 +37,7 @@ impl Ledger {
     pub(crate) fn touch_all(&mut self, layout: LayoutHandle, keys: &[SequenceHash]) -> LedgerReply {
         for hash in keys {
             if let Some(index) = self.find(layout, *hash) {
-                self.touch(index);
+                self.touch(index, Use::Asked);
             }
         }
         LedgerReply::Done

@@ -1,13 +1,16 @@
 //! The state, and which part of the machine takes which input.
 
+use crate::admission::Gate;
 use crate::config::LedgerConfig;
 use crate::counters::Counters;
 use crate::erase::Erases;
-use crate::evict::LeafLists;
+use crate::evict::density::Density;
+use crate::evict::lists::EvictionLists;
+use crate::evict::policy::{Eviction, Policy};
 use crate::input::{Action, Input, LedgerReply};
 use crate::lease::Lease;
 use crate::pin::Pins;
-use crate::record::{BlockIndex, Records};
+use crate::record::{BlockIndex, Records, STAMP_BITS};
 use crate::space::{SlotSpace, SpaceConfig};
 use kvd_block::{BlockKey, LayoutHandle, LeaseId, OpId, RequestId, SequenceHash, SessionId, SlotIndex, Tick, TierKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -24,8 +27,11 @@ pub(crate) struct LayoutFacts {
 #[derive(Debug)]
 pub(crate) struct TierState {
     pub space: SlotSpace,
-    pub leaves: LeafLists,
+    pub lists: EvictionLists,
+    pub policy: Policy,
     pub blocks: u64,
+    /// It had no free slot once: from then on it holds as much as it can.
+    pub was_full: bool,
 }
 
 /// A transfer under way.
@@ -60,6 +66,10 @@ pub struct Ledger {
     /// Blocks of which a row was refused, while rows come.
     pub(crate) refused: BTreeSet<BlockKey>,
     pub(crate) pinned: Pins,
+    pub(crate) retained: Pins,
+    /// What eviction has learnt; only when a tier's policy uses it.
+    pub(crate) density: Option<Box<Density>>,
+    pub(crate) gate: Gate,
     pub(crate) draining: bool,
     pub(crate) stamp: u64,
     pub(crate) last_lease: u64,
@@ -70,9 +80,18 @@ pub struct Ledger {
 impl Ledger {
     /// An empty ledger.
     pub fn new(config: LedgerConfig) -> Ledger {
-        let tier = |space: SpaceConfig| TierState { space: SlotSpace::new(space), leaves: LeafLists::default(), blocks: 0 };
+        let tier = |space: SpaceConfig, eviction: Eviction| TierState {
+            space: SlotSpace::new(space),
+            lists: EvictionLists::default(),
+            policy: Policy::new(eviction),
+            blocks: 0,
+            was_full: false,
+        };
+        let learns = config.arena_eviction == Eviction::Density || (config.nvme.is_some() && config.nvme_eviction == Eviction::Density);
         Ledger {
-            tiers: [Some(tier(config.arena)), config.nvme.map(tier)],
+            tiers: [Some(tier(config.arena, config.arena_eviction)), config.nvme.map(|space| tier(space, config.nvme_eviction))],
+            density: learns.then(Box::default),
+            gate: Gate::new(&config),
             config,
             now: Tick::default(),
             layouts: BTreeMap::new(),
@@ -90,6 +109,7 @@ impl Ledger {
             erases: Erases::default(),
             refused: BTreeSet::new(),
             pinned: Pins::default(),
+            retained: Pins::default(),
             draining: false,
             stamp: 0,
             last_lease: 0,
@@ -117,8 +137,7 @@ impl Ledger {
                 self.reply(session, request, reply, actions);
             }
             Input::PrepareStore { session, request, layout, blocks } => {
-                let reply =
-                    self.may_lease(session, layout, blocks.len()).map(|facts| self.prepare_store(session, layout, facts, blocks, actions));
+                let reply = self.may_lease(session, layout, blocks.len()).map(|_| self.prepare_store(session, layout, blocks, actions));
                 self.reply(session, request, reply, actions);
             }
             Input::CompleteStore { session, request, lease, filled } => {
@@ -142,6 +161,10 @@ impl Ledger {
                 let reply = self.checked(session, layout, keys.len()).map(|_| self.pin(layout, &keys, ttl_ms));
                 self.reply(session, request, reply, actions);
             }
+            Input::Retain { session, request, layout, keys, priority, ttl_ms } => {
+                let reply = self.checked(session, layout, keys.len()).map(|_| self.retain(layout, &keys, priority, ttl_ms));
+                self.reply(session, request, reply, actions);
+            }
             Input::WriteDone { op, result } => self.write_done(op, result, actions),
             Input::ReadDone { op, result } => self.read_done(op, result, actions),
             Input::EraseDone { op, result } => self.erase_done(op, result),
@@ -159,7 +182,7 @@ impl Ledger {
         let lease = self.deadlines.first().map(|(tick, _)| *tick);
         let pause = self.writes_paused_until.filter(|_| !self.write_backlog.is_empty());
         let pin = self.pinned.first_end();
-        [lease, pause, pin, self.erases.next_deadline()].into_iter().flatten().min()
+        [lease, pause, pin, self.retained.first_end(), self.erases.next_deadline()].into_iter().flatten().min()
     }
 
     /// Totals of everything done so far.
@@ -196,9 +219,9 @@ impl Ledger {
         Ok(facts)
     }
 
-    /// A use counter value newer than all before.
+    /// A stamp newer than all before; its upper bits are the time.
     pub(crate) fn next_stamp(&mut self) -> u64 {
-        self.stamp += 1;
+        self.stamp = (self.stamp + 1).max(self.now.0 << STAMP_BITS);
         self.stamp
     }
 

@@ -1,15 +1,16 @@
 //! From the arena to NVMe, behind the engine's back.
 
+use crate::evict::NoSlot;
 use crate::input::{Action, Transfer, WriteResult};
 use crate::machine::{Ledger, Op};
 use crate::record::BlockIndex;
-use kvd_block::{OpId, TierKind};
+use kvd_block::{OpId, PAGE_BYTES, TierKind};
 
 /// Pause after the tier said that its queue is full.
 const BUSY_PAUSE_MS: u64 = 5;
 
 impl Ledger {
-    /// Queues a block that is in the arena for writing. A full backlog costs the copy on NVMe, nothing else.
+    /// Queues a block that is in the arena for writing, where it may yet be refused. A full backlog costs the copy on NVMe, nothing else.
     pub(crate) fn offload_later(&mut self, index: BlockIndex) {
         if self.config.nvme.is_none() || self.records[index].backlogged {
             return;
@@ -18,8 +19,15 @@ impl Ledger {
             self.counters.offload_skipped += 1;
             return;
         }
-        self.records[index].backlogged = true;
+        self.set_backlogged(index, true);
         self.write_backlog.push_back(self.records[index].key);
+    }
+
+    /// Eviction from the arena looks at this.
+    fn set_backlogged(&mut self, index: BlockIndex, backlogged: bool) {
+        self.unlist(index);
+        self.records[index].backlogged = backlogged;
+        self.relist(index);
     }
 
     /// Starts queued writes as far as limits allow.
@@ -31,8 +39,8 @@ impl Ledger {
         while self.writes + self.erases.running < self.config.max_writes {
             let Some(key) = self.write_backlog.pop_front() else { break };
             let Some(index) = self.records.find(key) else { continue };
-            let record = &mut self.records[index];
-            record.backlogged = false;
+            self.set_backlogged(index, false);
+            let record = &self.records[index];
             let wanted = record.resident.contains(TierKind::Cpu) && !record.resident.contains(TierKind::Nvme);
             if !wanted || record.writing || record.doomed {
                 continue;
@@ -43,10 +51,29 @@ impl Ledger {
 
     fn start_write(&mut self, index: BlockIndex, actions: &mut Vec<Action>) {
         let pages = self.slot_pages(index);
-        let Some(address) = self.obtain_slot(TierKind::Nvme, pages, actions) else {
-            self.counters.offload_skipped += 1;
+        let bytes = u64::from(pages) * PAGE_BYTES;
+        if self.refuses_write(index) {
+            self.counters.offload_refused += 1;
             return;
+        }
+        if self.gate.budget.as_mut().is_some_and(|budget| !budget.allows(self.now, bytes)) {
+            self.counters.offload_over_budget += 1;
+            return;
+        }
+        let address = match self.obtain_slot(TierKind::Nvme, index, actions) {
+            Ok(address) => address,
+            Err(NoSlot::Busy) => {
+                self.counters.offload_skipped += 1;
+                return;
+            }
+            Err(NoSlot::Declined) => {
+                self.counters.offload_refused += 1;
+                return;
+            }
         };
+        if let Some(budget) = &mut self.gate.budget {
+            budget.take(bytes);
+        }
         let op = self.open_op(Op::Write(index));
         self.writes += 1;
         let record = &mut self.records[index];

@@ -6,7 +6,7 @@ use crate::record::BlockIndex;
 use kvd_block::{LayoutHandle, SequenceHash, Tick};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Blocks pinned by request, and when each pin ends.
+/// Blocks something holds for, by request, and when it ends for each: pins, and priorities.
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
     ends: BTreeMap<BlockIndex, Tick>,
@@ -38,6 +38,11 @@ impl Pins {
         self.by_end.first().map(|(end, _)| *end)
     }
 
+    /// One whose time is over.
+    pub fn first_overdue(&self, now: Tick) -> Option<BlockIndex> {
+        self.by_end.first().filter(|(end, _)| *end <= now).map(|(_, index)| *index)
+    }
+
     pub fn blocks(&self) -> impl Iterator<Item = &BlockIndex> {
         self.ends.keys()
     }
@@ -61,7 +66,7 @@ impl Ledger {
     }
 
     pub(crate) fn end_overdue_pins(&mut self) {
-        while let Some((_, index)) = self.pinned.by_end.first().copied().filter(|(end, _)| *end <= self.now) {
+        while let Some(index) = self.pinned.first_overdue(self.now) {
             self.pinned.remove(index);
             self.relist(index);
         }

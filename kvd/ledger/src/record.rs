@@ -6,14 +6,38 @@
 //! Arithmetic: a record is 88 bytes; the table adds 4 bytes and one control byte at a load of at most 7/8; leaves add an
 //! entry of a B-tree. A million blocks take about 112 MB.
 
+use crate::evict::density::History;
 use crate::input::CatalogRow;
 use hashbrown::HashTable;
-use kvd_block::{BlockKey, RouteHash, SequenceHash, SlotIndex, TierKind, TierSet};
+use kvd_block::{BlockKey, RouteHash, SequenceHash, SlotIndex, Tick, TierKind, TierSet};
 use std::ops::{Index, IndexMut};
 
 /// Where a record is in the table. Valid while the record lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BlockIndex(u32);
+
+impl BlockIndex {
+    /// Not after any other.
+    pub const FIRST: BlockIndex = BlockIndex(0);
+
+    pub fn number(self) -> usize {
+        self.0 as usize
+    }
+
+    pub fn from_number(number: u32) -> BlockIndex {
+        BlockIndex(number)
+    }
+}
+
+/// Bits of a stamp that tell uses of one millisecond apart.
+pub(crate) const STAMP_BITS: u32 = 20;
+/// What goes first when nobody asked otherwise, between 0 (first) and 100 (last).
+pub(crate) const USUAL_PRIORITY: u8 = 50;
+
+/// When a block with this stamp was used.
+pub(crate) fn last_use(stamp: u64) -> Tick {
+    Tick(stamp >> STAMP_BITS)
+}
 
 /// What the ledger knows about one block.
 #[derive(Debug, Clone)]
@@ -21,7 +45,7 @@ pub(crate) struct Record {
     pub key: BlockKey,
     /// Tiers it can be read from.
     pub resident: TierSet,
-    /// Tiers in whose leaf list it is.
+    /// Tiers in whose eviction lists it is.
     pub listed: TierSet,
     /// A store lease is filling its arena slot.
     pub filling: bool,
@@ -43,7 +67,7 @@ pub(crate) struct Record {
     pub pins: u32,
     /// Records whose parent link points here.
     pub links: u32,
-    /// … of which resident in each tier.
+    /// … of which resident in each tier, or being stored into the arena.
     pub children: [u32; 2],
     /// Slot in each tier; meaningful while resident, filling, staging or written to.
     pub slots: [SlotIndex; 2],
@@ -52,8 +76,12 @@ pub(crate) struct Record {
     pub route: RouteHash,
     /// How many blocks come before it; of a ghost, the least that any child ever claimed.
     pub position: u32,
-    /// Use counter value of the last use.
+    /// When it was used last, in milliseconds, and which use of that millisecond it was: orders all uses.
     pub stamp: u64,
+    /// What eviction knows of it.
+    pub history: History,
+    /// Evicted before blocks of higher priority.
+    pub priority: u8,
 }
 
 impl Record {
@@ -79,6 +107,8 @@ impl Record {
             route: RouteHash(0),
             position: u32::MAX,
             stamp: 0,
+            history: History::default(),
+            priority: USUAL_PRIORITY,
         }
     }
 

@@ -46,7 +46,8 @@ impl Ledger {
         self.records.place(index, row.parent, row.route, row.position);
         let stamp = self.next_stamp();
         self.records[index].slots[tier as usize] = row.address;
-        if self.records[index].listed == kvd_block::TierSet::EMPTY {
+        self.tier(tier).expect("seen above").space.set_owner(row.address, facts.slot_pages, Some(index.number() as u32));
+        if self.records[index].listed.is_empty() {
             self.records[index].stamp = stamp;
         }
         self.mark_resident(index, tier);

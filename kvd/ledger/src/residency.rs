@@ -26,7 +26,10 @@ impl Ledger {
     pub(crate) fn mark_resident(&mut self, index: BlockIndex, tier: TierKind) {
         let added = self.records[index].resident.insert(tier);
         assert!(added, "a tier is gained once");
-        self.tier(tier).expect("the tier exists").blocks += 1;
+        let stamp = self.next_stamp();
+        let state = self.tiers[tier as usize].as_mut().expect("the tier exists");
+        state.blocks += 1;
+        state.policy.entered(index, &self.records[index], stamp);
         if let Some(parent) = self.records[index].parent {
             self.records[parent].children[tier as usize] += 1;
             self.relist(parent);
@@ -50,12 +53,14 @@ impl Ledger {
         let record = &mut self.records[index];
         let had = record.resident.remove(tier);
         assert!(had, "a tier is lost once");
-        if record.resident.is_empty() {
-            self.pinned.remove(index);
-        }
-        let record = &self.records[index];
+        let is_nowhere = record.resident.is_empty();
         let (key, route, slot, parent) = (record.key, record.route, record.slot(tier), record.parent);
         self.relist(index);
+        if is_nowhere {
+            self.pinned.remove(index);
+            self.end_priority(index);
+            self.remember(index);
+        }
         self.tier(tier).expect("the tier exists").blocks -= 1;
         actions.push(Action::Publish(ResidencyEdge::Removed { key, tier, route }));
         if let Some(parent) = parent {

@@ -16,6 +16,8 @@ pub struct SpaceConfig {
     pub extent_bytes: u64,
 }
 
+const NOBODY: u32 = u32::MAX;
+
 #[derive(Debug, Default)]
 struct Extent {
     slot_pages: u32,
@@ -24,6 +26,8 @@ struct Extent {
     taken: Vec<u64>,
     /// No slot is free in the words before this one.
     first_open: usize,
+    /// Who has each slot; [`NOBODY`] for free slots and those of a straggler.
+    owners: Vec<u32>,
 }
 
 impl Extent {
@@ -52,6 +56,7 @@ impl Extent {
         let bit = 1 << (slot % u64::BITS);
         let taken = self.taken[at] & bit != 0;
         self.taken[at] &= !bit;
+        self.owners[slot as usize] = NOBODY;
         self.first_open = self.first_open.min(at);
         taken
     }
@@ -149,6 +154,25 @@ impl SlotSpace {
         }
     }
 
+    /// Notes who has a taken slot: a number below `u32::MAX`, or nobody that could be asked to leave.
+    pub fn set_owner(&mut self, at: SlotIndex, slot_pages: u32, owner: Option<u32>) {
+        let (extent, slot) = self.locate(at, slot_pages).expect("a slot of this medium");
+        self.extents[extent as usize].owners[slot as usize] = owner.unwrap_or(NOBODY);
+    }
+
+    /// Who has the slot; `None` when nobody does.
+    pub fn owner(&self, at: SlotIndex, slot_pages: u32) -> Option<u32> {
+        let (extent, slot) = self.locate(at, slot_pages)?;
+        self.extents[extent as usize].owners.get(slot as usize).copied().filter(|owner| *owner != NOBODY)
+    }
+
+    /// The owners of all slots taken in an extent; `None` when one of them has no owner.
+    pub fn owners_in(&self, extent: u32) -> Option<Vec<u32>> {
+        let state = &self.extents[extent as usize];
+        let owners: Vec<u32> = state.owners.iter().copied().filter(|owner| *owner != NOBODY).collect();
+        (owners.len() == state.used as usize).then_some(owners)
+    }
+
     /// Extents that hold slots of this size.
     pub fn extents_of(&self, slot_pages: u32) -> u32 {
         self.owned.get(&slot_pages).copied().unwrap_or(0)
@@ -167,6 +191,11 @@ impl SlotSpace {
     /// All extents.
     pub fn extent_count(&self) -> u32 {
         self.extents.len() as u32
+    }
+
+    /// True when a slot of this size can be taken without eviction.
+    pub fn has_room(&self, slot_pages: u32) -> bool {
+        self.has_idle() || self.open.get(&slot_pages).is_some_and(|extents| !extents.is_empty())
     }
 
     /// True when an extent holds no slot at all.
@@ -191,8 +220,10 @@ impl SlotSpace {
 
     fn adopt(&mut self, extent: u32, slot_pages: u32) {
         self.idle.remove(&extent);
-        let words = self.slots_per_extent(slot_pages).div_ceil(u64::BITS) as usize;
-        self.extents[extent as usize] = Extent { slot_pages, used: 0, taken: vec![0; words], first_open: 0 };
+        let slots = self.slots_per_extent(slot_pages);
+        let words = slots.div_ceil(u64::BITS) as usize;
+        self.extents[extent as usize] =
+            Extent { slot_pages, used: 0, taken: vec![0; words], first_open: 0, owners: vec![NOBODY; slots as usize] };
         self.open.entry(slot_pages).or_default().insert(extent);
         self.count_owned(slot_pages, 1);
     }

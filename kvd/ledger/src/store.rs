@@ -1,8 +1,9 @@
 //! From an engine's memory into the arena.
 
+use crate::evict::{NoSlot, Use};
 use crate::input::{Action, LedgerReply, SealedBlock};
 use crate::lease::{LeaseKind, StoreBlock};
-use crate::machine::{LayoutFacts, Ledger};
+use crate::machine::Ledger;
 use crate::record::BlockIndex;
 use kvd_block::{BlockKey, FilledBlock, LayoutHandle, LeaseId, NewBlock, SessionId, StoreGrant, TierKind};
 
@@ -11,14 +12,18 @@ impl Ledger {
         &mut self,
         session: SessionId,
         layout: LayoutHandle,
-        facts: LayoutFacts,
         blocks: Vec<NewBlock>,
         actions: &mut Vec<Action>,
     ) -> LedgerReply {
         let mut grants = Vec::with_capacity(blocks.len());
         let mut held = Vec::with_capacity(blocks.len());
+        let mut refused = None;
         for block in blocks {
-            let (grant, hold) = self.grant_store(layout, facts, block, actions);
+            let (hash, is_orphan) = (block.hash, Some(block.parent) == refused);
+            let (grant, hold) = self.grant_store(layout, block, is_orphan, actions);
+            if grant == StoreGrant::Busy {
+                refused = Some(hash);
+            }
             self.count_grant(grant);
             grants.push(grant);
             held.push(hold);
@@ -32,8 +37,8 @@ impl Ledger {
     fn grant_store(
         &mut self,
         layout: LayoutHandle,
-        facts: LayoutFacts,
         block: NewBlock,
+        is_orphan: bool,
         actions: &mut Vec<Action>,
     ) -> (StoreGrant, StoreBlock) {
         let index = self.records.find_or_create(BlockKey { layout, hash: block.hash });
@@ -43,15 +48,24 @@ impl Ledger {
             return (StoreGrant::Pending, StoreBlock::None);
         }
         if !record.resident.is_empty() {
-            self.touch(index);
+            self.touch(index, Use::Served);
+            self.offer_again(index);
             return (StoreGrant::Present, StoreBlock::None);
         }
         // Set first: making room may evict this record's last child, and the record must outlive that.
-        record.filling = true;
-        let Some(slot) = self.obtain_slot(TierKind::Cpu, facts.slot_pages, actions) else {
-            self.records[index].filling = false;
-            self.records.release(index);
-            return (StoreGrant::Busy, StoreBlock::None);
+        self.start_filling(index);
+        self.meet(index);
+        // Without its parent a block is useless.
+        let slot = if is_orphan { Err(NoSlot::Busy) } else { self.obtain_slot(TierKind::Cpu, index, actions) };
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(why) => {
+                self.counters.store_declined += u64::from(why == NoSlot::Declined);
+                self.end_filling(index);
+                self.remember(index);
+                self.records.release(index);
+                return (StoreGrant::Busy, StoreBlock::None);
+            }
         };
         self.records[index].slots[TierKind::Cpu as usize] = slot;
         (StoreGrant::Write(slot), StoreBlock::Filling { index, tokens: block.tokens })
@@ -85,6 +99,8 @@ impl Ledger {
             return self.abandon(StoreBlock::Filling { index, tokens });
         }
         let stamp = self.next_stamp();
+        // Gaining the arena counts the block as its parent's child again.
+        self.count_child(index, false);
         let record = &mut self.records[index];
         record.filling = false;
         record.stamp = stamp;
@@ -100,7 +116,7 @@ impl Ledger {
         }));
         self.counters.stored += 1;
         self.gain(index, TierKind::Cpu, actions);
-        self.offload_later(index);
+        self.offer_new(index);
     }
 
     /// Gives up one block of a store lease: its slot is free again.
@@ -123,7 +139,9 @@ impl Ledger {
         let mut blocks = std::mem::take(blocks);
         for block in &mut blocks {
             if let StoreBlock::Filling { index, .. } = *block {
-                *block = StoreBlock::Late { slot: self.records[index].slot(TierKind::Cpu), pages: self.slot_pages(index) };
+                let (slot, pages) = (self.records[index].slot(TierKind::Cpu), self.slot_pages(index));
+                *block = StoreBlock::Late { slot, pages };
+                self.tier(TierKind::Cpu).expect("there is always an arena").space.set_owner(slot, pages, None);
                 self.stop_filling(index);
             }
         }
@@ -132,10 +150,29 @@ impl Ledger {
 
     fn stop_filling(&mut self, index: BlockIndex) {
         self.counters.store_abandoned += 1;
-        let record = &mut self.records[index];
-        record.filling = false;
-        record.doomed = false;
+        self.end_filling(index);
+        self.records[index].doomed = false;
         self.records.release(index);
+    }
+
+    /// A block that is being stored keeps its parent in the arena: without it, it would be useless.
+    fn start_filling(&mut self, index: BlockIndex) {
+        self.records[index].filling = true;
+        self.count_child(index, true);
+        self.records[index].parent.into_iter().for_each(|parent| self.relist(parent));
+    }
+
+    fn end_filling(&mut self, index: BlockIndex) {
+        self.records[index].filling = false;
+        self.count_child(index, false);
+        self.records[index].parent.into_iter().for_each(|parent| self.relist(parent));
+    }
+
+    fn count_child(&mut self, index: BlockIndex, more: bool) {
+        if let Some(parent) = self.records[index].parent {
+            let children = &mut self.records[parent].children[TierKind::Cpu as usize];
+            *children = if more { *children + 1 } else { *children - 1 };
+        }
     }
 
     fn count_grant(&mut self, grant: StoreGrant) {

@@ -7,7 +7,7 @@ use kvd_block::{
     BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, NewBlock, OpId, RequestId, ResidencyEdge, RouteHash, SequenceHash, SessionId,
     StoreGrant, Tick, TierKind,
 };
-use kvd_ledger::{Action, Input, Ledger, LedgerConfig, LedgerReply, ReadResult, SpaceConfig, WriteResult};
+use kvd_ledger::{Action, Admission, Eviction, Input, Ledger, LedgerConfig, LedgerReply, ReadResult, SpaceConfig, WriteResult};
 use std::collections::BTreeSet;
 
 struct Dice(u64);
@@ -131,11 +131,16 @@ fn next_input(dice: &mut Dice, world: &mut World, chains: u64) -> Option<(Input,
                 world.loads.retain(|(of, ..)| *of != session);
                 Input::CloseSession { session }
             }
-            3..=5 => Input::Pin { session, request, layout, keys, ttl_ms: dice.roll(2) * 50 },
+            3..=4 => Input::Pin { session, request, layout, keys, ttl_ms: dice.roll(2) * 50 },
+            5..=6 => Input::Retain { session, request, layout, keys, priority: dice.roll(120) as u8, ttl_ms: dice.roll(3) * 40 },
             _ => Input::Tick,
         },
     };
     Some((input, asked))
+}
+
+fn pick<T: Copy, const N: usize>(from: [T; N], at: u64) -> T {
+    from[at as usize % N]
 }
 
 /// Steps a ledger through random inputs about so many chains; returns what it did, and it.
@@ -145,6 +150,10 @@ fn run(seed: u64, chains: u64, steps: u64) -> (Vec<Action>, Ledger, World) {
         SpaceConfig { capacity_bytes: 4 * 16 * page, extent_bytes: 16 * page },
         Some(SpaceConfig { capacity_bytes: 6 * 16 * page, extent_bytes: 16 * page }),
     );
+    (config.arena_eviction, config.nvme_eviction) = (pick(Eviction::ALL, seed), pick(Eviction::ALL, seed / 5));
+    config.admission = pick(Admission::ALL, seed / 25);
+    // Three blocks of eight pages in the first hour.
+    config.write_budget_dwpd = (seed % 7 == 0).then_some(24.0 / 4.0);
     (config.load_lease_ms, config.store_lease_ms, config.max_reads, config.max_writes) = (200, 150, 3, 3);
     let mut ledger = Ledger::new(config);
     let (mut dice, mut world, mut trace, mut now) = (Dice(seed), World::default(), Vec::new(), 0);
@@ -152,7 +161,7 @@ fn run(seed: u64, chains: u64, steps: u64) -> (Vec<Action>, Ledger, World) {
         ledger.step(Tick(0), Input::DefineLayout { layout: LayoutHandle(at as u16), slot_pages, ranks: 1, generation: 0 }, &mut Vec::new());
     }
     for _ in 0..steps {
-        now += dice.roll(12);
+        now += dice.roll(if seed.is_multiple_of(3) { 400 } else { 12 });
         for session in [0, 1].map(SessionId) {
             let mut actions = Vec::new();
             ledger.step(Tick(now), Input::OpenSession { session }, &mut actions);

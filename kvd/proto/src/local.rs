@@ -177,6 +177,17 @@ pub enum Request {
         /// How long; zero unpins.
         ttl_ms: u64,
     },
+    /// Among blocks that may be evicted, these go before those of higher priority, for some time. Answered by [`Reply::Pinned`].
+    Retain {
+        /// Layout of the blocks.
+        layout: LayoutHandle,
+        /// The blocks.
+        keys: Keys,
+        /// 0 goes first, 50 is usual, 100 goes last.
+        priority: u8,
+        /// How long; zero ends it.
+        ttl_ms: u64,
+    },
 }
 
 /// What the daemon answers.
@@ -211,7 +222,7 @@ pub enum Reply {
         /// Indices of blocks that cannot be had.
         missing: Vec<u32>,
     },
-    /// To [`Request::Pin`]: how many of the blocks are resident and pinned now.
+    /// To [`Request::Pin`] and [`Request::Retain`]: how many of the blocks are resident and kept so now.
     Pinned {
         /// Blocks.
         blocks: u32,

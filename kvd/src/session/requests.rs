@@ -19,6 +19,9 @@ pub fn input(session: SessionId, layouts: &[LayoutHandle], message: ToDaemon) ->
         }
         Request::CompleteLoad { lease, corrupt } => Input::CompleteLoad { session, request, lease, corrupt },
         Request::Touch { layout, keys } => Input::Touch { session, request, layout, keys: keys.iter().collect() },
+        Request::Retain { layout, keys, priority, ttl_ms } => {
+            Input::Retain { session, request, layout, keys: keys.iter().collect(), priority, ttl_ms }
+        }
         Request::Pin { layout, keys, ttl_ms } => Input::Pin { session, request, layout, keys: keys.iter().collect(), ttl_ms },
     })
 }
@@ -29,6 +32,7 @@ fn layout_of(request: &Request) -> Option<LayoutHandle> {
         | Request::PrepareStore { layout, .. }
         | Request::PrepareLoad { layout, .. }
         | Request::Touch { layout, .. }
+        | Request::Retain { layout, .. }
         | Request::Pin { layout, .. } => Some(*layout),
         Request::CompleteStore { .. } | Request::CompleteLoad { .. } => None,
     }

@@ -5,11 +5,13 @@
 
 mod byte_size;
 mod file;
+mod policy;
 mod reference;
 mod section;
 
 pub use byte_size::{ByteSize, about};
 pub use file::{SettingsError, load, parse};
+pub use policy::{AdmissionChoice, EvictionChoice};
 pub use reference::reference;
 use section::{Section, section};
 use serde::{Deserialize, Serialize};
@@ -55,6 +57,8 @@ section! {
         prefault: bool = false, "false";
         /// Size of the pieces the arena is cut into; each piece holds blocks of one size at a time.
         extent_bytes: Option<ByteSize> = None, "64 MiB, less in an arena under 1 GiB (a sixteenth of it, at least 1 MiB)";
+        /// Which block goes when there is no free slot: `density`, `lineage`, `cost`, `sieve` or `lru`. `policies.md` compares them.
+        eviction: EvictionChoice = EvictionChoice::Density, "\"density\"";
     }
 }
 
@@ -74,6 +78,14 @@ section! {
         extent_bytes: Option<ByteSize> = None, "64 MiB, less in a file under 1 GiB (a sixteenth of it, at least 1 MiB)";
         /// How the file is read and written: `auto`, `uring` or `posix`.
         io: IoChoice = IoChoice::Auto, "\"auto\"";
+        /// Which block goes when the file is full: as in `[arena]`.
+        eviction: EvictionChoice = EvictionChoice::Density, "\"density\"";
+        /// Which blocks are written: `always`, `second-touch` (stored before, or found by a later request) or `tiny-lfu` (asked for
+        /// more often than the block it would replace).
+        admission: AdmissionChoice = AdmissionChoice::Always, "\"always\"";
+        /// How many times a day the size of the file may be written, for drives that are sold for so many: a block that would
+        /// exceed it stays in the arena only. In any day or longer never more; within an hour at most an hour's worth ahead.
+        writes_per_day: Option<f64> = None, "no limit";
         /// `file`; or, for measuring only: `memory`, where nothing survives a restart, and `null`, which also drops every payload and
         /// answers loads with wrong bytes that engines then refuse.
         medium: MediumChoice = MediumChoice::File, "\"file\"";

@@ -3,7 +3,7 @@
 use crate::sim::bytes::Shape;
 use crate::sim::dice::Dice;
 use kvd_block::{LayoutHandle, LayoutId, NewBlock, PAGE_BYTES, Purges, RouteHash, SequenceHash};
-use kvd_ledger::{Input, LedgerConfig, SpaceConfig};
+use kvd_ledger::{Admission, Eviction, Input, LedgerConfig, SpaceConfig};
 
 /// Blocks at the start of every chain that all chains share, as prompts share their system prompt.
 const SHARED_BLOCKS: u64 = 3;
@@ -32,6 +32,10 @@ impl Setting {
         let arena = space(dice.range(2, 5), dice.range(8, 20));
         let nvme = dice.chance(90).then(|| space(dice.range(2, 8), dice.range(8, 20)));
         let mut config = LedgerConfig::new(arena, nvme);
+        config.arena_eviction = Eviction::ALL[dice.below(5) as usize];
+        config.nvme_eviction = Eviction::ALL[dice.below(5) as usize];
+        config.admission = Admission::ALL[dice.below(3) as usize];
+        config.write_budget_dwpd = dice.chance(10).then(|| dice.range(1, 24) as f64);
         config.max_writes = dice.range(1, 4) as usize;
         config.max_reads = dice.range(1, 4) as usize;
         config.max_write_backlog = dice.range(1, 20) as usize;
