@@ -70,6 +70,8 @@ pub struct Ledger {
     /// What eviction has learnt; only when a tier's policy uses it.
     pub(crate) density: Option<Box<Density>>,
     pub(crate) gate: Gate,
+    /// Where the search for a parent to evict stopped last.
+    pub(crate) parents_hand: usize,
     pub(crate) draining: bool,
     pub(crate) stamp: u64,
     pub(crate) last_lease: u64,
@@ -110,6 +112,7 @@ impl Ledger {
             refused: BTreeSet::new(),
             pinned: Pins::default(),
             retained: Pins::default(),
+            parents_hand: 0,
             draining: false,
             stamp: 0,
             last_lease: 0,

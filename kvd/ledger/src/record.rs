@@ -240,6 +240,11 @@ impl Records {
         (self.slab[start..end].iter().flatten(), end < self.slab.len())
     }
 
+    /// Places of the table, taken or not.
+    pub fn slots(&self) -> usize {
+        self.slab.len()
+    }
+
     pub fn indices(&self) -> impl Iterator<Item = BlockIndex> + '_ {
         (0..self.slab.len()).filter(|at| self.slab[*at].is_some()).map(|at| BlockIndex(at as u32))
     }

@@ -178,11 +178,6 @@ impl SlotSpace {
         self.owned.get(&slot_pages).copied().unwrap_or(0)
     }
 
-    /// Slots taken in an extent.
-    pub fn used_slots(&self, extent: u32) -> usize {
-        self.extents[extent as usize].used as usize
-    }
-
     /// Slot sizes in use, with the extents each holds.
     pub fn sizes(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.owned.iter().map(|(pages, extents)| (*pages, *extents))

@@ -6,6 +6,7 @@
 pub(crate) mod density;
 mod extents;
 pub(crate) mod lists;
+mod parents;
 pub(crate) mod policy;
 mod retain;
 
@@ -82,7 +83,7 @@ impl Ledger {
         self.removable(index, tier) && !(has_children && self.tiers[tier as usize].as_ref().is_some_and(|state| state.policy.leaves_only()))
     }
 
-    fn removable(&self, index: BlockIndex, tier: TierKind) -> bool {
+    pub(super) fn removable(&self, index: BlockIndex, tier: TierKind) -> bool {
         let record = &self.records[index];
         let elsewhere = TierKind::ALL.into_iter().any(|other| other > tier && record.resident.contains(other));
         record.resident.contains(tier) && !record.doomed && !record.used_in(tier) && (elsewhere || !self.pinned.contains(index))
@@ -180,11 +181,12 @@ impl Ledger {
         state.was_full = true;
         let victim = self.victim(tier, index);
         if !(victim.is_none() || self.is_short(tier, slot_pages)) || !self.take_extent(tier, slot_pages, index, actions) {
-            let victim = victim.ok_or(NoSlot::Busy)?;
-            if self.declines(tier, index, victim) {
-                return Err(NoSlot::Declined);
-            }
-            self.evict(victim.index, tier, actions);
+            let victim = match victim {
+                Some(victim) if self.declines(tier, index, victim) => return Err(NoSlot::Declined),
+                Some(victim) => victim.index,
+                None => self.parent_to_evict(tier, index).ok_or(NoSlot::Busy)?,
+            };
+            self.evict(victim, tier, actions);
         }
         let state = self.tier(tier).expect("seen above");
         let slot = state.space.take(slot_pages).ok_or(NoSlot::Busy)?;
