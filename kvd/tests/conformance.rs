@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const DEVICE_BYTES: u64 = 96 << 20;
@@ -177,7 +178,7 @@ impl Loop {
         std::fs::create_dir(&point).unwrap();
         system("mount", &["-o", options, self.device.to_str().unwrap(), point.to_str().unwrap()]).unwrap();
         let result = work(&point);
-        system("umount", &[point.to_str().unwrap()]).unwrap();
+        unmount(&point);
         result
     }
 
@@ -189,6 +190,15 @@ impl Loop {
 impl Drop for Loop {
     fn drop(&mut self) {
         let _ = system("losetup", &["--detach", &self.device.to_string_lossy()]);
+    }
+}
+
+/// The kernel takes an io_uring apart after its process is gone, and holds the filesystem until then.
+fn unmount(point: &Path) {
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while let Err(why) = system("umount", &[point.to_str().unwrap()]) {
+        assert!(Instant::now() < give_up, "{why}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

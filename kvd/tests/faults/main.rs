@@ -24,6 +24,7 @@ mod loopdisk;
 mod place;
 mod rot;
 mod shape;
+mod vendor;
 mod workload;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
     }
     place::clean_up_after_others();
     let arguments = Arguments::from_args();
-    let all = [kill::TESTS, rot::TESTS, catalog::TESTS, shape::TESTS, disk::TESTS, io::TESTS, limits::TESTS, folder::TESTS];
+    let all = [kill::TESTS, rot::TESTS, catalog::TESTS, shape::TESTS, disk::TESTS, io::TESTS, limits::TESTS, folder::TESTS, vendor::TESTS];
     let trials = all.iter().flat_map(|tests| tests.iter()).map(|test| trial(*test)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     place::clean_up();

@@ -113,10 +113,12 @@ fn examine(arguments: &Arguments, tier: &str) -> Result<ExitCode, Refusal> {
         checks,
     };
     println!("\n{}", findings.summary());
-    clean(place);
+    // Before the cleaning, which a target that hangs may hold up.
     let text = serde_json::to_string_pretty(&findings).expect("findings are plain values");
-    write(json, arguments.json.as_ref(), &format!("{text}\n"))?;
-    write(html, arguments.html.as_ref(), &conformance::html(&findings))?;
+    let written = write(json, arguments.json.as_ref(), &format!("{text}\n"))
+        .and_then(|()| write(html, arguments.html.as_ref(), &conformance::html(&findings)));
+    clean(place);
+    written?;
     Ok(match (findings.is_conformant(), findings.interrupted) {
         (false, _) => ExitCode::FAILURE,
         (true, true) => ExitCode::from(STOPPED),
