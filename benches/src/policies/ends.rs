@@ -34,7 +34,8 @@ pub fn belady(trace: &Trace, capacity: usize) -> Hits {
     let next = next_uses(trace);
     let mut hits = Hits::default();
     // By next use and depth; a block that is not used again is not kept.
-    let (mut kept, mut order): (HashMap<u64, (u32, usize)>, BTreeSet<(u32, usize, u64)>) = Default::default();
+    let mut kept: HashMap<u64, (u32, usize)> = HashMap::new();
+    let mut order: BTreeSet<(u32, usize, u64)> = BTreeSet::new();
     for (at, request) in trace.requests.iter().enumerate() {
         let found = request.blocks.iter().take_while(|block| kept.contains_key(block)).count();
         hits.count(at >= trace.requests.len() / 2, request, found);

@@ -69,6 +69,8 @@ pub struct Ledger {
     pub(crate) retained: Pins,
     /// What eviction has learnt; only when a tier's policy uses it.
     pub(crate) density: Option<Box<Density>>,
+    /// A tier's policy keeps more of a use than its time.
+    pub(crate) orders_uses: bool,
     pub(crate) gate: Gate,
     /// Where the search for a parent to evict stopped last.
     pub(crate) parents_hand: usize,
@@ -93,6 +95,7 @@ impl Ledger {
         Ledger {
             tiers: [Some(tier(config.arena, config.arena_eviction)), config.nvme.map(|space| tier(space, config.nvme_eviction))],
             density: learns.then(Box::default),
+            orders_uses: [config.arena_eviction, config.nvme_eviction].iter().any(|eviction| eviction.orders_uses()),
             gate: Gate::new(&config),
             config,
             now: Tick::default(),

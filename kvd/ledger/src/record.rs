@@ -3,29 +3,31 @@
 //! A record is kept as long as something needs it: residency, a transfer, a lease, or a child whose parent link points here. A
 //! record that only children need is a *ghost*: it lets a parent that comes back find its children counted.
 //!
-//! Arithmetic: a record is 88 bytes; the table adds 4 bytes and one control byte at a load of at most 7/8; leaves add an
-//! entry of a B-tree. A million blocks take about 112 MB.
+//! Arithmetic: a record is 88 bytes; the table adds 4 bytes and one control byte at a load of at most 7/8, the tier's
+//! space 4 for each slot; blocks that may be evicted add an entry of a B-tree. A million blocks take about 116 MB, and at most 48 MB
+//! more for histories of blocks that left.
 
 use crate::evict::density::History;
 use crate::input::CatalogRow;
 use hashbrown::HashTable;
 use kvd_block::{BlockKey, RouteHash, SequenceHash, SlotIndex, Tick, TierKind, TierSet};
+use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 
-/// Where a record is in the table. Valid while the record lives.
+/// Where a record is in the table. Valid while the record lives. One more than its number, so that none takes no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct BlockIndex(u32);
+pub(crate) struct BlockIndex(NonZeroU32);
 
 impl BlockIndex {
     /// Not after any other.
-    pub const FIRST: BlockIndex = BlockIndex(0);
+    pub const FIRST: BlockIndex = BlockIndex(NonZeroU32::MIN);
 
     pub fn number(self) -> usize {
-        self.0 as usize
+        (self.0.get() - 1) as usize
     }
 
     pub fn from_number(number: u32) -> BlockIndex {
-        BlockIndex(number)
+        BlockIndex(NonZeroU32::MIN.saturating_add(number))
     }
 }
 
@@ -156,7 +158,7 @@ impl Records {
     pub fn find(&self, key: BlockKey) -> Option<BlockIndex> {
         self.table
             .find(table_hash(key), |at| self.slab[*at as usize].as_ref().is_some_and(|record| record.key == key))
-            .map(|at| BlockIndex(*at))
+            .map(|at| BlockIndex::from_number(*at))
     }
 
     pub fn find_or_create(&mut self, key: BlockKey) -> BlockIndex {
@@ -170,7 +172,7 @@ impl Records {
         self.slab[at as usize] = Some(Record::ghost(key));
         let slab = &self.slab;
         self.table.insert_unique(table_hash(key), at, |at| table_hash(slab[*at as usize].as_ref().expect("tabled records exist").key));
-        BlockIndex(at)
+        BlockIndex::from_number(at)
     }
 
     /// Gives a record its place in its sequence and links it to its parent, which becomes a ghost when unknown.
@@ -202,10 +204,10 @@ impl Records {
     pub fn release(&mut self, index: BlockIndex) {
         let mut next = Some(index);
         while let Some(index) = next.filter(|index| !self[*index].needed()) {
-            let record = self.slab[index.0 as usize].take().expect("indexed records exist");
-            let entry = self.table.find_entry(table_hash(record.key), |at| *at == index.0);
+            let record = self.slab[index.number()].take().expect("indexed records exist");
+            let entry = self.table.find_entry(table_hash(record.key), |at| *at as usize == index.number());
             entry.expect("every record is tabled").remove();
-            self.free.push(index.0);
+            self.free.push(index.number() as u32);
             next = record.parent;
             if let Some(parent) = next {
                 self[parent].links -= 1;
@@ -227,7 +229,7 @@ impl Records {
     }
 
     pub fn get(&self, index: BlockIndex) -> Option<&Record> {
-        self.slab.get(index.0 as usize).and_then(Option::as_ref)
+        self.slab.get(index.number()).and_then(Option::as_ref)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
@@ -246,7 +248,7 @@ impl Records {
     }
 
     pub fn indices(&self) -> impl Iterator<Item = BlockIndex> + '_ {
-        (0..self.slab.len()).filter(|at| self.slab[*at].is_some()).map(|at| BlockIndex(at as u32))
+        (0..self.slab.len()).filter(|at| self.slab[*at].is_some()).map(|at| BlockIndex::from_number(at as u32))
     }
 }
 
@@ -254,12 +256,12 @@ impl Index<BlockIndex> for Records {
     type Output = Record;
 
     fn index(&self, index: BlockIndex) -> &Record {
-        self.slab[index.0 as usize].as_ref().expect("indexed records exist")
+        self.slab[index.number()].as_ref().expect("indexed records exist")
     }
 }
 
 impl IndexMut<BlockIndex> for Records {
     fn index_mut(&mut self, index: BlockIndex) -> &mut Record {
-        self.slab[index.0 as usize].as_mut().expect("indexed records exist")
+        self.slab[index.number()].as_mut().expect("indexed records exist")
     }
 }

@@ -152,8 +152,8 @@ fn run(seed: u64, chains: u64, steps: u64) -> (Vec<Action>, Ledger, World) {
     );
     (config.arena_eviction, config.nvme_eviction) = (pick(Eviction::ALL, seed), pick(Eviction::ALL, seed / 5));
     config.admission = pick(Admission::ALL, seed / 25);
-    // Three blocks of eight pages in the first hour.
-    config.write_budget_dwpd = (seed % 7 == 0).then_some(24.0 / 4.0);
+    // A quarter of NVMe in the first hour.
+    config.write_budget_dwpd = (seed.is_multiple_of(7)).then_some(24.0 / 4.0);
     (config.load_lease_ms, config.store_lease_ms, config.max_reads, config.max_writes) = (200, 150, 3, 3);
     let mut ledger = Ledger::new(config);
     let (mut dice, mut world, mut trace, mut now) = (Dice(seed), World::default(), Vec::new(), 0);

@@ -105,9 +105,9 @@ impl Ledger {
             self.count_use(index);
             self.learn_use(index);
         }
-        let record = &self.records[index];
-        for state in self.tiers.iter_mut().flatten() {
-            state.policy.used(index, record);
+        if self.orders_uses {
+            let record = &self.records[index];
+            self.tiers.iter_mut().flatten().for_each(|state| state.policy.used(index, record));
         }
         if was_listed {
             self.relist(index);

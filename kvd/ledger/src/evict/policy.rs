@@ -37,6 +37,13 @@ impl Eviction {
     pub const ALL: [Eviction; 5] = [Eviction::Lru, Eviction::Lineage, Eviction::Sieve, Eviction::Cost, Eviction::Density];
 }
 
+impl Eviction {
+    /// True when a use changes more than when a block was used last.
+    pub(crate) fn orders_uses(self) -> bool {
+        matches!(self, Eviction::Sieve | Eviction::Cost)
+    }
+}
+
 /// What a policy remembers beyond the records.
 #[derive(Debug)]
 pub(crate) enum Policy {

@@ -11,9 +11,12 @@ const ROOMS_COMPARED: f64 = 4.0;
 /// … and at least so many.
 const LEAST_COMPARED: f64 = 200.0;
 /// Recency is ahead when it leads by this part of the hits compared.
-const LEAD: f64 = 0.001;
+const LEAD: f64 = 0.002;
 /// … and by so many.
 const LEAST_LEAD: f64 = 8.0;
+/// What is learnt while a tier fills up says little of what happens when it is full: recency decides until so many times the uses
+/// that filled it have passed.
+const FILLS_TO_LEARN: u64 = 2;
 /// Time out after the first failure, in rooms full of uses.
 const ROOMS_OUT: u64 = 4;
 const LEAST_OUT: u64 = 500;
@@ -23,19 +26,24 @@ const SLACK: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Rival {
     shift: u32,
+    /// Names each use, so that older entries of the queue are recognised.
     turn: u64,
+    /// Uses of blocks that are in the sample as it is now.
+    uses: u64,
     cached: HashMap<u64, u64>,
     recency: VecDeque<(u64, u64)>,
     own_hits: f64,
     rival_hits: f64,
     out_until: u64,
+    /// Uses until the tier was full for the first time.
+    filled: u64,
     failures: u32,
 }
 
 impl Rival {
     /// Whether recency decides for now.
     pub fn is_ahead(&self) -> bool {
-        self.turn < self.out_until
+        self.uses < self.out_until.max(FILLS_TO_LEARN * self.filled)
     }
 
     /// A block was used that was (`hit`) or was not in this tier, which holds `blocks`, and is `full` or has yet to fill up.
@@ -45,10 +53,14 @@ impl Rival {
         }
         self.narrow(blocks);
         self.turn += 1;
+        self.uses += 1;
         let rival_hit = self.cached.insert(name, self.turn).is_some();
         self.recency.push_back((name, self.turn));
         let room = ((blocks >> self.shift) as usize).max(1);
         self.shrink(room);
+        if !full {
+            self.filled = self.uses;
+        }
         if full && !self.is_ahead() {
             self.own_hits += f64::from(u8::from(hit));
             self.rival_hits += f64::from(u8::from(rival_hit));
@@ -59,8 +71,11 @@ impl Rival {
     fn narrow(&mut self, blocks: u64) {
         let shift = shift_for(blocks);
         if shift > self.shift {
+            let halvings = shift - self.shift;
             self.shift = shift;
             self.cached.retain(|name, _| sampled(*name, shift));
+            // Uses are counted in the sample, of which a part is left.
+            [&mut self.uses, &mut self.filled, &mut self.out_until].into_iter().for_each(|uses| *uses >>= halvings);
             (self.own_hits, self.rival_hits) = (0.0, 0.0);
         }
     }
@@ -81,7 +96,7 @@ impl Rival {
     fn compare(&mut self, room: u64) {
         let enough = (ROOMS_COMPARED * room as f64).max(LEAST_COMPARED);
         if self.rival_hits - self.own_hits >= (LEAD * enough).max(LEAST_LEAD) {
-            self.out_until = self.turn + ((ROOMS_OUT * room).max(LEAST_OUT) << self.failures);
+            self.out_until = self.uses + ((ROOMS_OUT * room).max(LEAST_OUT) << self.failures);
             self.failures = (self.failures + 1).min(MOST_DOUBLINGS);
             (self.own_hits, self.rival_hits) = (0.0, 0.0);
         } else if self.own_hits.max(self.rival_hits) > enough {

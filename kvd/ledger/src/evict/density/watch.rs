@@ -80,7 +80,8 @@ impl Watch {
     /// Counts the buckets that blocks have left unused.
     fn grow_older(&mut self, now: Tick, model: &mut Model) {
         for bucket in 0..BUCKETS - 1 {
-            while let Some((_, name, turn)) = self.waiting[bucket].pop_front_if(|(due, ..)| *due <= now) {
+            while let Some((_, name, turn)) = self.waiting[bucket].front().copied().filter(|(due, ..)| *due <= now) {
+                self.waiting[bucket].pop_front();
                 if let Some(watched) = self.blocks.get(&name).filter(|watched| watched.turn == turn) {
                     model.waited(watched.class, bucket);
                     self.waiting[bucket + 1].push_back((watched.last.after_ms(start_ms(bucket + 2)), name, turn));
