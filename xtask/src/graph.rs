@@ -18,7 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kvd-proto", &["kvd-block"]),
     ("kvd-shm", &["kvd-block"]),
     ("kvd-tiers", &["kvd-block", "kvd-shm"]),
-    ("kvd-kit", &["kvd-block", "kvd-connector", "kvd-ledger", "kvd-proto", "kvd-shm", "kvd-tiers"]),
+    ("kvd-kit", &["kvd-block", "kvd-connector", "kvd-proto", "kvd-shm", "kvd-tiers"]),
     ("kvd", &["kvd-block", "kvd-kit", "kvd-ledger", "kvd-proto", "kvd-shm", "kvd-tiers"]),
     ("kvd-connector", &["kvd-block", "kvd-proto", "kvd-shm"]),
     ("kvd-native", &["kvd-block", "kvd-connector", "kvd-proto", "kvd-shm"]),

@@ -97,10 +97,15 @@ fn flipped_reads() {
     stop(kvd, HANG);
 }
 
+/// Blocks that were written, failed, or were not worth trying: as those after one that failed.
+pub fn offered(kvd: &Kvd) -> u64 {
+    ["written", "write_failed", "offload_skipped", "offload_refused"].map(|name| kvd.counter(name)).iter().sum()
+}
+
 /// Stores `count` pieces of 100 blocks and waits until all that was to be written is, or has failed.
 fn store_pieces(place: &Place, kvd: &Kvd, first: u32, count: u32) -> Vec<Vec<kvd_block::NewBlock>> {
     let mut judge = Judge::at(place);
-    let done = || kvd.counter("written") + kvd.counter("write_failed") + kvd.counter("offload_skipped");
+    let done = || offered(kvd);
     let mut pieces = Vec::new();
     for piece in 0..count {
         let before = done();
