@@ -152,9 +152,12 @@ impl Policy {
     }
 
     /// True when keeping `record`, new in this tier, is expected to give fewer hits than keeping the victim.
+    ///
+    /// Only for a victim that was used again once: of blocks that never were, the model knows so little that traffic without
+    /// any reuse would otherwise keep its first blocks for good and refuse all others.
     pub fn declines(&self, now: Tick, record: &Record, victim: &Record, density: Option<&Density>) -> bool {
         match (self, density) {
-            (Policy::Density(rival), Some(density)) if !rival.is_ahead() => {
+            (Policy::Density(rival), Some(density)) if !rival.is_ahead() && victim.history.uses > 0 => {
                 density.value(record, now.since_ms(last_use(record.stamp))) < density.value(victim, now.since_ms(last_use(victim.stamp)))
             }
             _ => false,
