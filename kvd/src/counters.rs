@@ -35,7 +35,6 @@ counters! {
     store_granted "Blocks granted a slot for storing."
     store_deduplicated "Blocks not stored because they were there already or being stored."
     store_busy "Blocks not stored because no slot could be had, for them or for the block before them."
-    store_declined "Blocks not stored because everything in the arena was thought worth more."
     stored "Blocks whose store completed."
     store_abandoned "Blocks whose store was given up or never completed."
     loaded_cpu "Blocks given to loads from the arena."

@@ -17,8 +17,6 @@ pub struct Counters {
     pub store_deduplicated: u64,
     /// Blocks not stored because no slot could be had, for them or for the block before them.
     pub store_busy: u64,
-    /// … of which because everything in the arena was thought worth more.
-    pub store_declined: u64,
     /// Blocks whose store completed.
     pub stored: u64,
     /// Blocks whose store was given up or never completed.

@@ -81,7 +81,7 @@ impl Ledger {
             let Some(index) = self.records.find(key) else { continue };
             let pages = self.slot_pages(index);
             let wanted = self.waiters.contains_key(&index) && self.records[index].resident.contains(TierKind::Nvme);
-            match wanted.then(|| self.obtain_slot(TierKind::Cpu, index, actions).ok()).flatten() {
+            match wanted.then(|| self.obtain_slot(TierKind::Cpu, index, actions)).flatten() {
                 Some(slot) => self.start_read(index, slot, pages, actions),
                 None => settled.push((index, None)),
             }

@@ -1,6 +1,5 @@
 //! From the arena to NVMe, behind the engine's back.
 
-use crate::evict::NoSlot;
 use crate::input::{Action, Transfer, WriteResult};
 use crate::machine::{Ledger, Op};
 use crate::record::BlockIndex;
@@ -60,16 +59,9 @@ impl Ledger {
             self.counters.offload_over_budget += 1;
             return;
         }
-        let address = match self.obtain_slot(TierKind::Nvme, index, actions) {
-            Ok(address) => address,
-            Err(NoSlot::Busy) => {
-                self.counters.offload_skipped += 1;
-                return;
-            }
-            Err(NoSlot::Declined) => {
-                self.counters.offload_refused += 1;
-                return;
-            }
+        let Some(address) = self.obtain_slot(TierKind::Nvme, index, actions) else {
+            self.counters.offload_skipped += 1;
+            return;
         };
         if let Some(budget) = &mut self.gate.budget {
             budget.take(bytes);

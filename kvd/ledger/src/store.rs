@@ -1,6 +1,6 @@
 //! From an engine's memory into the arena.
 
-use crate::evict::{NoSlot, Use};
+use crate::evict::Use;
 use crate::input::{Action, LedgerReply, SealedBlock};
 use crate::lease::{LeaseKind, StoreBlock};
 use crate::machine::Ledger;
@@ -56,16 +56,12 @@ impl Ledger {
         self.start_filling(index);
         self.meet(index);
         // Without its parent a block is useless.
-        let slot = if is_orphan { Err(NoSlot::Busy) } else { self.obtain_slot(TierKind::Cpu, index, actions) };
-        let slot = match slot {
-            Ok(slot) => slot,
-            Err(why) => {
-                self.counters.store_declined += u64::from(why == NoSlot::Declined);
-                self.end_filling(index);
-                self.remember(index);
-                self.records.release(index);
-                return (StoreGrant::Busy, StoreBlock::None);
-            }
+        let slot = if is_orphan { None } else { self.obtain_slot(TierKind::Cpu, index, actions) };
+        let Some(slot) = slot else {
+            self.end_filling(index);
+            self.remember(index);
+            self.records.release(index);
+            return (StoreGrant::Busy, StoreBlock::None);
         };
         self.records[index].slots[TierKind::Cpu as usize] = slot;
         (StoreGrant::Write(slot), StoreBlock::Filling { index, tokens: block.tokens })

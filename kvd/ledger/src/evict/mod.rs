@@ -18,15 +18,6 @@ use kvd_block::{SlotIndex, TierKind};
 use lists::{Head, Place};
 use policy::Policy;
 
-/// Why there is no slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoSlot {
-    /// Everything is in use.
-    Busy,
-    /// Everything there is worth more.
-    Declined,
-}
-
 /// What touches a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
@@ -167,31 +158,30 @@ impl Ledger {
         self.tiers.iter().flatten().map(|state| state.blocks).max().unwrap_or(0)
     }
 
-    /// A slot of `tier` for a block, evicting what must go.
-    pub(crate) fn obtain_slot(&mut self, tier: TierKind, index: BlockIndex, actions: &mut Vec<Action>) -> Result<SlotIndex, NoSlot> {
+    /// A slot of `tier` for a block, evicting what must go; `None` when everything is in use.
+    pub(crate) fn obtain_slot(&mut self, tier: TierKind, index: BlockIndex, actions: &mut Vec<Action>) -> Option<SlotIndex> {
         let slot_pages = self.slot_pages(index);
-        let Some(state) = self.tier(tier) else { return Err(NoSlot::Busy) };
+        let state = self.tier(tier)?;
         if let Some(slot) = state.space.take(slot_pages) {
             state.space.set_owner(slot, slot_pages, Some(index.number() as u32));
-            return Ok(slot);
+            return Some(slot);
         }
         if state.space.slots_per_extent(slot_pages) == 0 {
-            return Err(NoSlot::Busy);
+            return None;
         }
         state.was_full = true;
         let victim = self.victim(tier, index);
         if !(victim.is_none() || self.is_short(tier, slot_pages)) || !self.take_extent(tier, slot_pages, index, actions) {
             let victim = match victim {
-                Some(victim) if self.declines(tier, index, victim) => return Err(NoSlot::Declined),
                 Some(victim) => victim.index,
-                None => self.parent_to_evict(tier, index).ok_or(NoSlot::Busy)?,
+                None => self.parent_to_evict(tier, index)?,
             };
             self.evict(victim, tier, actions);
         }
         let state = self.tier(tier).expect("seen above");
-        let slot = state.space.take(slot_pages).ok_or(NoSlot::Busy)?;
+        let slot = state.space.take(slot_pages)?;
         state.space.set_owner(slot, slot_pages, Some(index.number() as u32));
-        Ok(slot)
+        Some(slot)
     }
 
     /// The block to evict from `tier` to make room for `index`: never its parent.
@@ -201,16 +191,6 @@ impl Ledger {
         let (lists, policy) = (&state.lists, &mut state.policy);
         let spared = parent.filter(|_| policy.leaves_only());
         lists.of_size(slot_pages).find_map(|(_, queues)| policy.choose(self.now, queues, spared, self.density.as_deref()))
-    }
-
-    /// True when a new block is worth less than the one it would replace, and no tier below needs it to pass through this one.
-    fn declines(&self, tier: TierKind, index: BlockIndex, victim: Head) -> bool {
-        let is_last = tier == TierKind::Nvme || self.config.nvme.is_none();
-        let (record, victim) = (&self.records[index], &self.records[victim.index]);
-        let state = self.tiers[tier as usize].as_ref();
-        is_last
-            && victim.priority >= record.priority
-            && state.is_some_and(|state| state.policy.declines(self.now, record, victim, self.density.as_deref()))
     }
 
     pub(crate) fn evict(&mut self, index: BlockIndex, tier: TierKind, actions: &mut Vec<Action>) {

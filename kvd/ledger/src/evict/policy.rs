@@ -13,7 +13,7 @@
 
 use crate::evict::density::{Density, rival::Rival};
 use crate::evict::lists::{Head, Queues};
-use crate::record::{BlockIndex, Record, last_use};
+use crate::record::{BlockIndex, Record};
 use kvd_block::{Tick, TierKind};
 
 /// How the block to evict is chosen.
@@ -148,19 +148,6 @@ impl Policy {
                 Some(density) => density.least(now, queues, spared),
                 None => queues.heads_but(spared).min_by_key(|head| (head.queue == Density::UNWRITTEN, head.order)),
             },
-        }
-    }
-
-    /// True when keeping `record`, new in this tier, is expected to give fewer hits than keeping the victim.
-    ///
-    /// Only for a victim that was used again once: of blocks that never were, the model knows so little that traffic without
-    /// any reuse would otherwise keep its first blocks for good and refuse all others.
-    pub fn declines(&self, now: Tick, record: &Record, victim: &Record, density: Option<&Density>) -> bool {
-        match (self, density) {
-            (Policy::Density(rival), Some(density)) if !rival.is_ahead() && victim.history.uses > 0 => {
-                density.value(record, now.since_ms(last_use(record.stamp))) < density.value(victim, now.since_ms(last_use(victim.stamp)))
-            }
-            _ => false,
         }
     }
 }

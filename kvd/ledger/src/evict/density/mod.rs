@@ -4,8 +4,8 @@
 //! sequence had, how long the last pause was. How long until a block of a class is used again, or whether it ever is, is learnt
 //! from all uses, also of blocks that are not here any more ([`watch`]), so that it does not depend on what this policy evicts.
 //! From that follows what a block is worth, given its class and the time since its last use ([`model`]): the most hits per unit
-//! of time that keeping it for some time can be expected to give (a Gittins index). The leaf worth least goes; a new block worth less than that
-//! leaf is not taken at all where nothing below would keep it. Ties, and everything before something is learnt, go by last use.
+//! of time that keeping it for some time can be expected to give (a Gittins index). The leaf worth least goes. A new block is always taken, also
+//! when it is worth less: refusing it where little is known locks a cache up. Ties, and everything before something is learnt, go by last use.
 //!
 //! Learning may fail: traffic changes. [`rival`] counts what plain recency would have hit in the same room, and as long as that is
 //! ahead, recency decides.
@@ -88,11 +88,6 @@ impl Density {
             }
         }
         best.map(|(_, head)| head)
-    }
-
-    /// What keeping a block is worth, `idle_ms` after its last use.
-    pub fn value(&self, record: &Record, idle_ms: u64) -> f64 {
-        self.model.value(record.history.class(), idle_ms)
     }
 
     /// Notes a use of a block, whether it is here or not. `blocks` is how many the ledger holds.
