@@ -22,6 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kvd", &["kvd-block", "kvd-kit", "kvd-ledger", "kvd-proto", "kvd-shm", "kvd-tiers"]),
     ("kvd-connector", &["kvd-block", "kvd-proto", "kvd-shm"]),
     ("kvd-native", &["kvd-block", "kvd-connector", "kvd-proto", "kvd-shm"]),
+    ("kvd-router", &["kvd-block", "kvd-proto"]),
     ("xtask", &[]),
 ];
 
@@ -62,13 +63,13 @@ const IMPURE: &[&str] = &[
 
 /// Heavy crates, and the only crates that may name them.
 const HOMES: &[(&str, &[&str])] = &[
-    ("axum", &["kvd"]),
+    ("axum", &["kvd", "kvd-router"]),
     ("io-uring", &["kvd-tiers"]),
-    ("prost", &["kvd-proto", "kvd"]),
+    ("prost", &["kvd-proto", "kvd", "kvd-router"]),
     ("pyo3", &["kvd-native"]),
     ("rocksdb", &["kvd-tiers"]),
-    ("tonic", &["kvd-proto", "kvd"]),
-    ("zeromq", &["kvd"]),
+    ("tonic", &["kvd-proto", "kvd", "kvd-router"]),
+    ("zeromq", &["kvd", "kvd-router"]),
 ];
 
 /// The Python wheel must stay small and quick to build: it reaches none of these.

@@ -32,6 +32,12 @@ pub struct LayoutId(pub [u8; 16]);
 #[serde(transparent)]
 pub struct RouteHash(pub u64);
 
+/// A 64-bit hash of one block's own content: its tokens, with the sequence's adapter and salt mixed in, without the blocks
+/// before it. What routers match prompts by; never used to find bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LocalHash(pub u64);
+
 fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
@@ -80,6 +86,12 @@ macro_rules! sixteen_byte_name {
 
 sixteen_byte_name!(SequenceHash);
 sixteen_byte_name!(LayoutId);
+
+impl fmt::Debug for LocalHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LocalHash({:016x})", self.0)
+    }
+}
 
 impl fmt::Debug for RouteHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
