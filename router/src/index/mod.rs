@@ -6,11 +6,27 @@
 //!
 //! Pure: no clock, socket or thread.
 
+#[cfg(test)]
+mod check;
+mod evict;
+mod find;
+mod held;
 mod naive;
+mod orphan;
 mod reach;
+mod remove;
+mod run;
+mod slab;
+mod store;
+mod table;
+#[cfg(test)]
+mod tests;
+mod tree;
 
+pub use find::Walk;
 pub use naive::NaiveIndex;
 pub use reach::{Group, Reach, Span, WorkerShape};
+pub use tree::{Index, IndexLimits, IndexStats};
 
 use std::fmt;
 
@@ -22,7 +38,7 @@ pub struct BlockName(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NameDomain(pub u16);
 
-/// One stream of residency edges. Given out by [`NaiveIndex::add_holder`], and again after it was removed.
+/// One stream of residency edges. Given out by [`Index::add_holder`], and again after it was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HolderId(pub u16);
 
@@ -100,13 +116,23 @@ impl Media {
         self.0 == 0
     }
 
+    /// How many there are.
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// The number of the fastest medium of a set that is not empty; of an empty one, of the slowest.
+    pub(crate) fn fastest_index(self) -> usize {
+        (self.0.trailing_zeros() as usize).min(3)
+    }
+
     /// The fastest medium of the set.
     pub fn fastest(self) -> Option<Medium> {
         Medium::ALL.into_iter().find(|medium| self.contains(*medium))
     }
 }
 
-/// What a [`NaiveIndex::store`] did, in blocks.
+/// What a [`Index::store`] did, in blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stored {
     /// Were not in that holder's medium before.
@@ -117,7 +143,7 @@ pub struct Stored {
     pub orphaned: u32,
 }
 
-/// What a [`NaiveIndex::remove`] did, in blocks.
+/// What a [`Index::remove`] did, in blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Removed {
     /// Were there and no longer are.

@@ -11,8 +11,11 @@ const ROOT: Block = 0;
 
 #[derive(Debug, Default)]
 struct Record {
+    local: LocalHash,
     children: HashMap<LocalHash, Block>,
     held: BTreeMap<HolderId, Media>,
+    /// What domains call it while anybody holds it.
+    named: HashSet<(NameDomain, BlockName)>,
 }
 
 #[derive(Debug)]
@@ -36,11 +39,12 @@ struct Holder {
 pub struct NaiveIndex {
     blocks: Vec<Record>,
     holders: BTreeMap<HolderId, Holder>,
+    named: HashMap<(NameDomain, BlockName), Block>,
 }
 
 impl Default for NaiveIndex {
     fn default() -> NaiveIndex {
-        NaiveIndex { blocks: vec![Record::default()], holders: BTreeMap::new() }
+        NaiveIndex { blocks: vec![Record::default()], holders: BTreeMap::new(), named: HashMap::new() }
     }
 }
 
@@ -84,7 +88,13 @@ impl NaiveIndex {
         stored: &mut Stored,
     ) {
         let known = parent.map_or(Some(ROOT), |parent| self.resolve(id, parent));
+        // The parent may be unknown while the block is not: its name says enough then.
+        let itself = self.resolve(id, name).filter(|block| self.blocks[*block].local == local);
         let holder = self.holders.get_mut(&id).expect("a registered holder");
+        if let (None, Some(block)) = (known, itself) {
+            self.hold(id, block, name, medium, stored);
+            return;
+        }
         let Some(before) = known else {
             let fresh = || Orphan { parent: parent.expect("only a parent can be unknown"), local, media: Media::NONE };
             let orphan = holder.orphans.entry(name).or_insert_with(fresh);
@@ -117,15 +127,40 @@ impl NaiveIndex {
         self.adopt(id);
     }
 
+    fn hold(&mut self, id: HolderId, block: Block, name: BlockName, medium: Medium, stored: &mut Stored) {
+        let holder = self.holders.get_mut(&id).expect("a registered holder");
+        let held = self.blocks[block].held.entry(id).or_default();
+        if held.contains(medium) {
+            stored.again += 1;
+            return;
+        }
+        *held = held.with(medium);
+        holder.digest.add(term(name.0, holder.salt, medium as u8));
+        stored.added += 1;
+        self.call(id, name, block);
+    }
+
+    /// Blocks that somebody of the holder's domain has told of came to `medium`, too; others are counted as orphaned, and forgotten.
+    pub fn store_known(&mut self, id: HolderId, medium: Medium, names: &[BlockName]) -> Stored {
+        let mut stored = Stored::default();
+        for name in names {
+            match self.resolve(id, *name) {
+                Some(block) => self.hold(id, block, *name, medium, &mut stored),
+                None => stored.orphaned += 1,
+            }
+        }
+        stored
+    }
+
     fn place(&mut self, id: HolderId, before: Block, name: BlockName, local: LocalHash, media: Media) {
         let next = self.blocks.len();
         let block = *self.blocks[before].children.entry(local).or_insert(next);
         if block == next {
-            self.blocks.push(Record::default());
+            self.blocks.push(Record { local, ..Record::default() });
         }
         let held = self.blocks[block].held.entry(id).or_default();
         *held = held.or(media);
-        self.holders.get_mut(&id).expect("a registered holder").names.insert(name, block);
+        self.call(id, name, block);
     }
 
     /// Gives orphans their place as soon as their parent has one, in every holder that calls it by the same name.
@@ -150,10 +185,27 @@ impl NaiveIndex {
     /// The block a holder means by `name`: its own, or what another of its domain calls so and somebody still has.
     fn resolve(&self, id: HolderId, name: BlockName) -> Option<Block> {
         let own = self.holders[&id].names.get(&name).copied();
-        own.or_else(|| {
-            let domain = self.holders[&id].domain;
-            self.holders.values().filter(|holder| holder.domain == domain).find_map(|holder| holder.names.get(&name).copied())
-        })
+        own.or_else(|| self.named.get(&(self.holders[&id].domain, name)).copied())
+    }
+
+    /// Notes what a holder calls a block.
+    fn call(&mut self, id: HolderId, name: BlockName, block: Block) {
+        let holder = self.holders.get_mut(&id).expect("a registered holder");
+        holder.names.insert(name, block);
+        let of = (holder.domain, name);
+        self.named.insert(of, block);
+        self.blocks[block].named.insert(of);
+    }
+
+    /// A holder no longer has a block.
+    fn leave(&mut self, id: HolderId, block: Block) {
+        let record = &mut self.blocks[block];
+        record.held.remove(&id);
+        if record.held.is_empty() {
+            for of in record.named.drain() {
+                self.named.remove(&of);
+            }
+        }
     }
 
     fn holds(&self, id: HolderId, name: BlockName, medium: Medium) -> bool {
@@ -187,21 +239,24 @@ impl NaiveIndex {
         let Some(media) = self.blocks[block].held.get_mut(&id).filter(|media| media.contains(medium)) else { return false };
         *media = media.without(medium);
         if media.is_empty() {
-            self.blocks[block].held.remove(&id);
             holder.names.remove(&name);
         }
         holder.digest.remove(term(name.0, holder.salt, medium as u8));
+        let gone = media.is_empty();
+        if gone {
+            self.leave(id, block);
+        }
         true
     }
 
     /// A holder has nothing any more.
     pub fn clear(&mut self, id: HolderId) {
         let Some(holder) = self.holders.get_mut(&id) else { return };
-        for (_, block) in holder.names.drain() {
-            self.blocks[block].held.remove(&id);
-        }
         holder.orphans.clear();
         holder.digest = Digest::default();
+        for (_, block) in std::mem::take(&mut holder.names) {
+            self.leave(id, block);
+        }
     }
 
     /// Sum and number of all (block, medium) pairs of a holder.
@@ -227,8 +282,8 @@ impl NaiveIndex {
         spans
     }
 
-    /// Blocks that somebody holds.
-    pub fn blocks(&self) -> usize {
+    /// Blocks with a place that somebody holds.
+    pub fn placed_blocks(&self) -> usize {
         let held: HashSet<Block> = self.holders.values().flat_map(|holder| holder.names.values().copied()).collect();
         held.len()
     }

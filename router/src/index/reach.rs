@@ -49,7 +49,7 @@ impl WorkerShape {
     }
 
     /// The longest prefix that all groups can serve. `covered` gives a holder's spans, ordered and without overlaps.
-    pub fn reach<'a>(&self, covered: impl Fn(HolderId) -> &'a [Span]) -> Reach {
+    pub fn reach(&self, covered: impl Fn(HolderId) -> Vec<Span>) -> Reach {
         let unions: Vec<Vec<Span>> = self.groups.iter().map(|group| union(group.holders.iter().map(|holder| covered(*holder)))).collect();
         let mut blocks = self.groups.iter().zip(&unions).map(|(group, spans)| furthest(spans, group.window, u32::MAX)).min().unwrap_or(0);
         // Each group may shorten what the others thought they could use; lengths only shrink, so this ends.
@@ -96,10 +96,10 @@ fn by_medium(spans: &[Span], from: u32, to: u32) -> [u32; 4] {
 }
 
 /// Joins several ordered lists of spans into one without overlaps.
-fn union<'a>(lists: impl Iterator<Item = &'a [Span]>) -> Vec<Span> {
-    let lists: Vec<&[Span]> = lists.filter(|list| !list.is_empty()).collect();
-    if let [only] = lists[..] {
-        return only.to_vec();
+fn union(lists: impl Iterator<Item = Vec<Span>>) -> Vec<Span> {
+    let mut lists: Vec<Vec<Span>> = lists.filter(|list| !list.is_empty()).collect();
+    if lists.len() < 2 {
+        return lists.pop().unwrap_or_default();
     }
     let mut edges: Vec<u32> = lists.iter().flat_map(|list| list.iter().flat_map(|span| [span.from, span.to])).collect();
     edges.sort_unstable();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn reach(shape: &WorkerShape, spans: &[Vec<Span>]) -> Reach {
-        shape.reach(|holder| &spans[usize::from(holder.0)])
+        shape.reach(|holder| spans[usize::from(holder.0)].clone())
     }
 
     #[test]

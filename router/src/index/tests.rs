@@ -1,0 +1,227 @@
+//! The index against the naive one, step by step.
+
+use super::*;
+use kvd_block::LocalHash;
+use kvd_block::digest::mix;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt, SeedableRng};
+
+/// What a publisher of `domain` calls the block that ends `path`.
+fn name(domain: u16, path: &[LocalHash]) -> BlockName {
+    BlockName(path.iter().fold(u64::from(domain), |name, local| mix(name ^ local.0.wrapping_mul(31)).wrapping_add(1)))
+}
+
+fn names(domain: u16, path: &[LocalHash], from: usize) -> Vec<BlockName> {
+    (from..path.len()).map(|at| name(domain, &path[..=at])).collect()
+}
+
+/// Prompts that share prefixes: few different blocks, so paths meet again and again.
+fn prompt(rng: &mut SmallRng) -> Vec<LocalHash> {
+    let length = rng.random_range(1..24);
+    (0..length).map(|_| LocalHash(if rng.random_ratio(5, 6) { 1 } else { rng.random_range(2..4) })).collect()
+}
+
+struct Pair {
+    rng: SmallRng,
+    fast: Index,
+    naive: NaiveIndex,
+    holders: Vec<(HolderId, u16)>,
+    told: Vec<Vec<LocalHash>>,
+}
+
+impl Pair {
+    fn new(seed: u64) -> Pair {
+        let mut pair = Pair {
+            rng: SmallRng::seed_from_u64(seed),
+            fast: Index::default(),
+            naive: NaiveIndex::default(),
+            holders: Vec::new(),
+            told: Vec::new(),
+        };
+        for domain in [0, 0, 0, 1, 1] {
+            pair.add_holder(domain);
+        }
+        pair
+    }
+
+    fn add_holder(&mut self, domain: u16) {
+        let salt = self.rng.next_u64();
+        let id = self.fast.add_holder(NameDomain(domain), salt).unwrap();
+        assert_eq!(self.naive.add_holder(NameDomain(domain), salt), Ok(id));
+        self.holders.push((id, domain));
+    }
+
+    fn path(&mut self) -> Vec<LocalHash> {
+        if !self.told.is_empty() && self.rng.random_bool(0.7) {
+            let at = self.rng.random_range(0..self.told.len());
+            let path = self.told[at].clone();
+            let keep = self.rng.random_range(1..=path.len());
+            return path[..keep].to_vec();
+        }
+        let path = prompt(&mut self.rng);
+        self.told.push(path.clone());
+        path
+    }
+
+    fn step(&mut self) {
+        let at = self.rng.random_range(0..self.holders.len());
+        let (id, domain) = self.holders[at];
+        let medium = Medium::ALL[self.rng.random_range(0..3)];
+        let path = self.path();
+        let from = if self.rng.random_bool(0.5) { 0 } else { self.rng.random_range(0..path.len()) };
+        let called = names(domain, &path, from);
+        match self.rng.random_range(0..100) {
+            0..50 => {
+                let parent = (from > 0).then(|| name(domain, &path[..from]));
+                let stored = self.fast.store(id, medium, parent, &called, &path[from..]);
+                assert_eq!(stored, self.naive.store(id, medium, parent, &called, &path[from..]));
+            }
+            50..70 => {
+                let removed = self.fast.remove(id, medium, &called);
+                assert_eq!(removed, self.naive.remove(id, medium, &called));
+            }
+            70..90 => {
+                let backwards: Vec<BlockName> = called.into_iter().rev().collect();
+                assert_eq!(self.fast.remove(id, medium, &backwards), self.naive.remove(id, medium, &backwards));
+            }
+            90..96 => assert_eq!(self.fast.store_known(id, medium, &called), self.naive.store_known(id, medium, &called)),
+            96..99 => {
+                self.fast.clear(id);
+                self.naive.clear(id);
+            }
+            _ => {
+                self.fast.remove_holder(id);
+                self.naive.remove_holder(id);
+                self.holders.remove(at);
+                self.add_holder(domain);
+            }
+        }
+    }
+
+    fn compare(&mut self) {
+        self.fast.check();
+        assert_eq!(self.fast.stats().blocks as usize, self.naive.placed_blocks());
+        for (id, _) in &self.holders {
+            assert_eq!(self.fast.digest(*id), self.naive.digest(*id));
+        }
+        let path = if self.rng.random_bool(0.5) { prompt(&mut self.rng) } else { self.path() };
+        let expected = self.naive.covered(&path);
+        let (mut walk, mut plain) = (Walk::default(), Walk::default());
+        self.fast.find_spans(&path, &mut walk);
+        self.fast.find(&path, &mut plain);
+        for (id, _) in &self.holders {
+            let spans = expected.get(id).cloned().unwrap_or_default();
+            assert_eq!(joined(walk.covered(*id)), spans);
+            let reach = WorkerShape::simple(*id).reach(|_| spans.clone());
+            assert_eq!((plain.alone(*id), walk.alone(*id)), (reach, reach));
+        }
+        let both = WorkerShape {
+            groups: vec![
+                Group { holders: self.holders[..2].iter().map(|(id, _)| *id).collect(), window: None },
+                Group { holders: self.holders[1..4].iter().map(|(id, _)| *id).collect(), window: Some(3) },
+            ],
+        };
+        assert_eq!(walk.reach(&both), both.reach(|id| expected.get(&id).cloned().unwrap_or_default()));
+    }
+}
+
+/// Stretches of two runs that follow one another are one.
+fn joined(spans: impl Iterator<Item = Span>) -> Vec<Span> {
+    let mut all: Vec<Span> = Vec::new();
+    for span in spans {
+        match all.last_mut() {
+            Some(last) if last.to == span.from && last.media == span.media => last.to = span.to,
+            _ => all.push(span),
+        }
+    }
+    all
+}
+
+#[test]
+fn every_answer_is_the_naive_one() {
+    for seed in 0..300 {
+        let mut pair = Pair::new(seed);
+        for step in 0..200 {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                pair.step();
+                pair.compare();
+            }));
+            assert!(outcome.is_ok(), "seed {seed}, step {step}");
+        }
+    }
+}
+
+#[test]
+fn what_all_have_left_costs_nothing() {
+    let mut index = Index::default();
+    let empty = index.bytes();
+    let id = index.add_holder(NameDomain(0), 0).unwrap();
+    let with_holder = index.bytes();
+    let mut rng = SmallRng::seed_from_u64(1);
+    let paths: Vec<Vec<LocalHash>> = (0..200).map(|_| (0..100).map(|_| LocalHash(rng.next_u64())).collect()).collect();
+    for path in &paths {
+        index.store(id, Medium::Device, None, &names(0, path, 0), path);
+    }
+    assert_eq!(index.stats().memberships, 20_000);
+    for path in &paths {
+        index.remove(id, Medium::Device, &names(0, path, 0));
+    }
+    assert_eq!((index.stats().blocks, index.stats().runs, index.digest(id).count), (0, 0, 0));
+    assert!(index.bytes() - with_holder < 300_000 && with_holder - empty < 200_000, "{} bytes stay", index.bytes() - with_holder);
+}
+
+#[test]
+fn beyond_the_memory_limit_what_was_not_asked_for_goes_first_and_is_counted() {
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut index = Index::new(IndexLimits { most_bytes: 1 << 20, ..IndexLimits::default() });
+    let id = index.add_holder(NameDomain(0), 0).unwrap();
+    let asked: Vec<LocalHash> = (0..100).map(|_| LocalHash(rng.next_u64())).collect();
+    index.store(id, Medium::Device, None, &names(0, &asked, 0), &asked);
+    let mut walk = Walk::default();
+    for _ in 0..2_000 {
+        let path: Vec<LocalHash> = (0..50).map(|_| LocalHash(rng.next_u64())).collect();
+        index.store(id, Medium::Device, None, &names(0, &path, 0), &path);
+        index.find(&asked, &mut walk);
+        assert_eq!(walk.alone(id).blocks, 100);
+    }
+    index.check();
+    assert!(index.bytes() <= 1 << 20);
+    assert_eq!(index.evicted(id), index.stats().evicted);
+    assert_eq!(index.stats().memberships + index.evicted(id), 100_100);
+}
+
+#[test]
+fn one_name_for_two_blocks_is_what_its_holder_says() {
+    let mut index = Index::default();
+    let [a, b] = [(); 2].map(|()| index.add_holder(NameDomain(0), 0).unwrap());
+    let (mine, yours) = ([LocalHash(1)], [LocalHash(2)]);
+    index.store(a, Medium::Device, None, &[BlockName(7)], &mine);
+    index.store(b, Medium::Device, None, &[BlockName(7)], &yours);
+    index.store(b, Medium::Device, Some(BlockName(7)), &[BlockName(8)], &[LocalHash(3)]);
+    let mut walk = Walk::default();
+    index.find(&[LocalHash(2), LocalHash(3)], &mut walk);
+    assert_eq!((walk.alone(a).blocks, walk.alone(b).blocks), (0, 2));
+    assert_eq!(index.remove(b, Medium::Device, &[BlockName(7)]).removed, 1);
+    index.find(&mine, &mut walk);
+    assert_eq!((walk.alone(a).blocks, walk.alone(b).blocks), (1, 0));
+    assert_eq!(index.stats().name_conflicts, 1);
+    index.check();
+}
+
+#[test]
+fn orphans_are_bounded_and_the_lost_ones_counted() {
+    let mut index = Index::new(IndexLimits { most_orphans: 2, ..IndexLimits::default() });
+    let id = index.add_holder(NameDomain(0), 0).unwrap();
+    let stored = index.store(
+        id,
+        Medium::Host,
+        Some(BlockName(1)),
+        &[BlockName(2), BlockName(3), BlockName(4)],
+        &[LocalHash(2), LocalHash(3), LocalHash(4)],
+    );
+    assert_eq!((stored.orphaned, index.stats().lost_orphans, index.evicted(id)), (3, 1, 1));
+    index.store(id, Medium::Host, None, &[BlockName(1)], &[LocalHash(1)]);
+    let mut walk = Walk::default();
+    index.find(&[1, 2, 3, 4].map(LocalHash), &mut walk);
+    assert_eq!(walk.alone(id).blocks, 3);
+}
