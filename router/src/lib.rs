@@ -1,9 +1,10 @@
 //! Where each block is, told by events, and which worker a request should go to.
 //!
-//! * [`index`]: exact membership of (block, holder, medium) and the longest usable prefix of a prompt per worker. Pure.
+//! * [`index`]: exact membership of (block, holder, medium) and the longest usable prefix of a prompt per worker. Pure, a crate of
+//!   its own.
 //! * [`hash`]: prompts into the hashes the index is asked with. Pure.
 
 #![forbid(unsafe_code)]
 
 pub mod hash;
-pub mod index;
+pub use kvd_index as index;

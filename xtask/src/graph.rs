@@ -22,7 +22,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kvd", &["kvd-block", "kvd-kit", "kvd-ledger", "kvd-proto", "kvd-shm", "kvd-tiers"]),
     ("kvd-connector", &["kvd-block", "kvd-proto", "kvd-shm"]),
     ("kvd-native", &["kvd-block", "kvd-connector", "kvd-proto", "kvd-shm"]),
-    ("kvd-router", &["kvd-block", "kvd-proto"]),
+    ("kvd-index", &["kvd-block"]),
+    ("kvd-router", &["kvd-block", "kvd-index", "kvd-proto"]),
     ("xtask", &[]),
 ];
 
@@ -30,7 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const OBSERVERS: &[&str] = &["kvd-tests", "kvd-benches"];
 
 /// Crates that decide and never act.
-const PURE: &[&str] = &["kvd-block", "kvd-ledger"];
+const PURE: &[&str] = &["kvd-block", "kvd-index", "kvd-ledger"];
 
 /// What a pure crate must not reach, however deep: runtimes, files, sockets, clocks, random sources.
 const IMPURE: &[&str] = &[

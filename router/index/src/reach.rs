@@ -128,7 +128,7 @@ fn union(lists: impl Iterator<Item = Vec<Span>>) -> Vec<Span> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::Medium;
+    use crate::Medium;
 
     fn span(from: u32, to: u32, medium: Medium) -> Span {
         Span { from, to, media: Media::of(medium) }

@@ -8,7 +8,7 @@ use super::run::Run;
 use super::slab::Slab;
 use super::table::{Place, Table};
 use super::{BlockName, HolderId, NameDomain, TooManyHolders};
-use crate::index::orphan::{Orphan, Waiting};
+use crate::orphan::{Orphan, Waiting};
 use kvd_block::LocalHash;
 use kvd_block::digest::{Digest, mix};
 use std::collections::HashMap;

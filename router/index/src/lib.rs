@@ -6,6 +6,8 @@
 //!
 //! Pure: no clock, socket or thread.
 
+#![forbid(unsafe_code)]
+
 #[cfg(test)]
 mod check;
 mod evict;
