@@ -12,6 +12,8 @@ use crate::repository::Repository;
 
 /// The benches that are not Rust: one measures inside a real engine's process, one drives other stores, whose clients are Python.
 const IN_PYTHON: [(&str, &str); 2] = [("vllm_overhead", "tests/e2e/overhead.py"), ("peers", "benches/peers/main.py")];
+/// Benches that compile a peer, each a workspace of its own.
+const BESIDE_A_PEER: [(&str, &str); 1] = [("router_peer", "benches/router-peer/Cargo.toml")];
 const ROW: [&str; 6] = ["metric", "unit", "ours", "reference", "ratio", "runs"];
 
 /// Runs the bench `name`; without a name, lists them.
@@ -44,7 +46,11 @@ fn command(repository: &Repository, name: &str) -> Command {
         return command;
     }
     let mut command = repository.command("cargo");
-    command.args(["run", "--release", "--quiet", "--bin", name, "--"]);
+    command.args(["run", "--release", "--quiet"]);
+    match BESIDE_A_PEER.iter().find(|(known, _)| *known == name) {
+        Some((_, manifest)) => command.args(["--locked", "--manifest-path", manifest, "--"]),
+        None => command.args(["--bin", name, "--"]),
+    };
     command
 }
 
@@ -55,6 +61,8 @@ fn names(repository: &Repository) -> Result<Vec<String>> {
         .collect();
     let in_python = IN_PYTHON.iter().filter(|(_, script)| repository.root().join(script).is_file());
     names.extend(in_python.map(|(name, _)| (*name).to_owned()));
+    let beside = BESIDE_A_PEER.iter().filter(|(_, manifest)| repository.root().join(manifest).is_file());
+    names.extend(beside.map(|(name, _)| (*name).to_owned()));
     names.sort();
     Ok(names)
 }

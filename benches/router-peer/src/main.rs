@@ -1,7 +1,7 @@
 //! kvd's block index beside NVIDIA Dynamo's, on the same events and prompts, in one run.
 //!
 //! ```text
-//! router_peer [--quick] [--runs N] [--memberships N]
+//! router_peer [--quick] [--runs N] [--memberships N] [--shape 0..5]
 //! ```
 //!
 //! Events are timed as CPU time of the process from the first event until the last is visible, queues drained. Look-ups are
@@ -50,7 +50,8 @@ fn main() -> anyhow::Result<()> {
     let runs: usize = value("--runs").unwrap_or(if quick { 1 } else { 3 });
     let memberships = value("--memberships").unwrap_or(if quick { 300_000 } else { 2_000_000 });
     let mut report = report::Report::new("router_peer");
-    for shape in SHAPES {
+    let only: Option<usize> = value("--shape");
+    for (_, shape) in SHAPES.into_iter().enumerate().filter(|(at, _)| only.is_none_or(|only| only == *at)) {
         scenes::compare(shape, memberships, runs, &mut report);
     }
     Ok(report.publish()?)

@@ -19,6 +19,7 @@ mod reach;
 mod remove;
 mod run;
 mod slab;
+mod snapshot;
 mod store;
 mod table;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod tree;
 pub use find::Walk;
 pub use naive::NaiveIndex;
 pub use reach::{Group, Reach, Span, WorkerShape};
+pub use snapshot::SnapshotError;
 pub use tree::{Index, IndexLimits, IndexStats};
 
 use std::fmt;
@@ -116,6 +118,16 @@ impl Media {
     /// True when there is none.
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// One bit for each, the fastest lowest.
+    pub(crate) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The set that [`Media::bits`] made this of; `None` when it is empty or says more.
+    pub(crate) fn of_bits(bits: u8) -> Option<Media> {
+        (1..16).contains(&bits).then_some(Media(bits))
     }
 
     /// How many there are.

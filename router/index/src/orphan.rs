@@ -10,9 +10,9 @@ use std::collections::HashMap;
 /// A block whose place is not known.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Orphan {
-    parent: BlockName,
-    local: LocalHash,
-    media: Media,
+    pub(super) parent: BlockName,
+    pub(super) local: LocalHash,
+    pub(super) media: Media,
 }
 
 #[cfg(test)]
@@ -78,6 +78,20 @@ impl Index {
             holder.evicted += 1;
             self.stats.lost_orphans += 1;
         }
+    }
+
+    /// Blocks of a holder that wait.
+    pub(super) fn orphans_of(&self, id: HolderId) -> impl Iterator<Item = (BlockName, Orphan)> {
+        self.holder(id).orphans.iter().map(|(name, orphan)| (BlockName(*name), *orphan))
+    }
+
+    /// Lets a block wait that was counted before.
+    pub(super) fn put_orphan(&mut self, id: HolderId, name: BlockName, orphan: Orphan) {
+        let holder = self.holder_mut(id);
+        let domain = holder.domain;
+        holder.orphans.insert(name.0, orphan);
+        self.waiting.children.entry((domain, orphan.parent)).or_default().push((id, name));
+        self.waiting.orphans += 1;
     }
 
     /// The media an orphan was told to be in; it no longer waits.

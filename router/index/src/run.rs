@@ -235,8 +235,8 @@ impl Cells {
         let from = usize::from(self.len);
         let to = from + locals.len();
         if to > usize::from(self.capacity) {
-            // A quarter more than needed: runs grow by a few blocks a turn, and idle room costs memory.
-            self.resize((to + from / 4).min(RUN_BLOCKS));
+            // Half as much again as there is: runs grow by a few blocks a turn, and every growth copies.
+            self.resize((to + from / 2).min(RUN_BLOCKS));
         }
         self.len = to as u16;
         self.words[from..to].iter_mut().zip(locals).for_each(|(cell, local)| *cell = local.0);

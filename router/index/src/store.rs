@@ -177,14 +177,33 @@ impl Index {
         let domain = self.holder(id).domain;
         let (from, to) = (usize::from(first.offset), usize::from(first.offset) + names.len());
         let has_aliases = !self.holder(id).aliases.is_empty();
-        let found = self.runs.get(first.run).names(domain);
-        if !has_aliases && found.is_some_and(|found| found[from..to].iter().zip(names).all(|(found, name)| *found == name.0)) {
+        let found = self.runs.get(first.run).names(domain).map(|found| &found[from..to]);
+        if !has_aliases && found.is_some_and(|found| found.iter().zip(names).all(|(found, name)| *found == name.0)) {
             return;
         }
         self.touch(domain, names);
-        for (offset, name) in (first.offset..).zip(names) {
+        let fresh = !has_aliases && found.is_none_or(|found| found.iter().all(|found| *found == UNNAMED));
+        let named = if fresh { self.name_fresh(domain, first, names) } else { 0 };
+        for (offset, name) in (first.offset..).zip(names).skip(named) {
             self.name(id, domain, Place { run: first.run, offset }, *name);
         }
+    }
+
+    /// Names blocks that have none yet, up to the first whose name is taken; says how many.
+    fn name_fresh(&mut self, domain: NameDomain, first: Place, names: &[BlockName]) -> usize {
+        let Index { runs, names: tables, .. } = self;
+        let table = &mut tables[usize::from(domain.0)];
+        let named = (first.offset..).zip(names).take_while(|(offset, name)| {
+            let is_it =
+                |place: Place| runs.get(place.run).is_named(domain, place.offset, **name) || is_earlier(place, first, names, **name);
+            name.0 != UNNAMED && table.insert_unless(mix(name.0), Place { run: first.run, offset: *offset }, is_it)
+        });
+        let named = named.count();
+        self.with_run(first.run, |run| {
+            let cells = run.names_mut(domain)[usize::from(first.offset)..].iter_mut();
+            cells.zip(&names[..named]).for_each(|(cell, name)| *cell = name.0);
+        });
+        named
     }
 
     fn name(&mut self, id: HolderId, domain: NameDomain, place: Place, name: BlockName) {
@@ -202,4 +221,11 @@ impl Index {
         self.with_run(place.run, |run| run.names_mut(domain)[usize::from(place.offset)] = name.0);
         self.names[usize::from(domain.0)].insert(mix(name.0), place);
     }
+}
+
+/// True when `place` is one of `names`, which lie from `first` on and are not yet noted in their run, and is called `name`.
+fn is_earlier(place: Place, first: Place, names: &[BlockName], name: BlockName) -> bool {
+    place.run == first.run
+        && place.offset >= first.offset
+        && names.get(usize::from(place.offset - first.offset)).is_some_and(|earlier| *earlier == name)
 }

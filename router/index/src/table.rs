@@ -1,8 +1,8 @@
 //! A hash table from names to places that costs eight bytes a slot, grows in small steps and gives memory back.
 //!
 //! A slot holds 20 bits of the hash and the place; the table asks its user whether a place is meant. 4,096 segments, chosen by
-//! 12 more bits, grow and shrink on their own by a fifth, so no step takes longer than one segment's copy and the load stays
-//! between two thirds and four fifths: about 11 bytes an entry. A slot's home is monotone in its 20 bits, so growing walks
+//! 12 more bits, double and shrink on their own, so no step takes longer than one segment's copy and the load stays between two
+//! fifths and four fifths: about 14 bytes an entry. A slot's home is monotone in its 20 bits, so growing walks
 //! memory in order and needs no name.
 //!
 //! ```text
@@ -32,6 +32,11 @@ impl Place {
         u64::from(self.run) << 14 | u64::from(self.offset)
     }
 
+    /// The place that [`Place::packed`] made this number of.
+    pub fn of_packed(number: u64) -> Place {
+        Place::of_slot(number)
+    }
+
     fn of_slot(slot: u64) -> Place {
         Place { run: (slot >> 14) as u32 & (MOST_RUNS - 1), offset: slot as u16 & (RUN_BLOCKS as u16 - 1) }
     }
@@ -45,16 +50,11 @@ struct Segment {
 }
 
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Table {
+    /// None until the first entry.
     segments: Box<[Segment]>,
     bytes: usize,
-}
-
-impl Default for Table {
-    fn default() -> Table {
-        Table { segments: vec![Segment::default(); SEGMENTS].into(), bytes: 0 }
-    }
 }
 
 fn segment_of(hash: u64) -> usize {
@@ -72,18 +72,18 @@ fn home(kept: u64, slots: usize) -> usize {
 impl Table {
     /// Bytes of all slots.
     pub fn bytes(&self) -> usize {
-        self.bytes + SEGMENTS * size_of::<Segment>()
+        self.bytes + self.segments.len() * size_of::<Segment>()
     }
 
     /// Loads where `hash` would be, so that a batch of look-ups waits for memory once. The value means nothing.
     pub fn touch(&self, hash: u64) -> u64 {
-        let slots = &self.segments[segment_of(hash)].slots;
+        let Some(Segment { slots, .. }) = self.segments.get(segment_of(hash)) else { return 0 };
         slots.get(home(kept(hash), slots.len())).copied().unwrap_or(0)
     }
 
     /// The place under `hash` that `is_it` agrees to.
     pub fn find(&self, hash: u64, mut is_it: impl FnMut(Place) -> bool) -> Option<Place> {
-        let slots = &self.segments[segment_of(hash)].slots;
+        let Segment { slots, .. } = self.segments.get(segment_of(hash))?;
         if slots.is_empty() {
             return None;
         }
@@ -103,26 +103,43 @@ impl Table {
 
     /// Adds a place that is not there yet.
     pub fn insert(&mut self, hash: u64, place: Place) {
+        self.insert_unless(hash, place, |_| false);
+    }
+
+    /// Adds a place, unless there is one under `hash` already that `is_it` agrees to; true when it was added.
+    pub fn insert_unless(&mut self, hash: u64, place: Place, mut is_it: impl FnMut(Place) -> bool) -> bool {
+        if self.segments.is_empty() {
+            self.segments = vec![Segment::default(); SEGMENTS].into();
+        }
         let segment = &mut self.segments[segment_of(hash)];
         if (segment.used as usize + 1) * 5 > segment.slots.len() * 4 {
-            let larger = (segment.slots.len() * 6).div_ceil(5).max(segment.slots.len() + SMALLEST);
-            self.bytes += segment.resize(larger);
+            self.bytes += segment.resize(segment.slots.len() + segment.slots.len().max(SMALLEST));
         }
-        segment.put(kept(hash) << 44 | place.packed());
+        let slots = &mut segment.slots[..];
+        let kept = kept(hash);
+        let mut at = home(kept, slots.len());
+        while slots[at] != 0 {
+            if slots[at] >> 44 == kept && is_it(Place::of_slot(slots[at])) {
+                return false;
+            }
+            at = next(at, slots.len());
+        }
+        slots[at] = kept << 44 | place.packed();
         segment.used += 1;
+        true
     }
 
     /// Takes a place away; false when it was not there.
     pub fn remove(&mut self, hash: u64, place: Place) -> bool {
-        let segment = &mut self.segments[segment_of(hash)];
+        let Some(segment) = self.segments.get_mut(segment_of(hash)) else { return false };
         if !segment.take(kept(hash) << 44 | place.packed()) {
             return false;
         }
         segment.used -= 1;
         let (used, slots) = (segment.used as usize, segment.slots.len());
-        if used == 0 || used * 2 < slots && slots > 2 * SMALLEST {
+        if used == 0 || used * 3 < slots && slots > 2 * SMALLEST {
             let before = segment.slots.len() * 8;
-            segment.resize(if used == 0 { 0 } else { (used * 4).div_ceil(3) + SMALLEST });
+            segment.resize(if used == 0 { 0 } else { used + used / 2 + SMALLEST });
             self.bytes -= before - segment.slots.len() * 8;
         }
         true
@@ -131,6 +148,11 @@ impl Table {
 
 fn next(at: usize, slots: usize) -> usize {
     if at + 1 == slots { 0 } else { at + 1 }
+}
+
+/// Steps from one slot to another, around the end.
+fn distance(from: usize, to: usize, slots: usize) -> usize {
+    if to >= from { to - from } else { to + slots - from }
 }
 
 impl Segment {
@@ -161,8 +183,8 @@ impl Segment {
             if self.slots[at] == 0 {
                 break;
             }
-            let from_home = (at + slots - home(self.slots[at] >> 44, slots)) % slots;
-            if from_home >= (at + slots - hole) % slots {
+            let home = home(self.slots[at] >> 44, slots);
+            if distance(home, at, slots) >= distance(hole, at, slots) {
                 self.slots[hole] = self.slots[at];
                 hole = at;
             }
@@ -210,11 +232,11 @@ mod tests {
     #[test]
     fn what_is_emptied_gives_its_memory_back() {
         let mut table = Table::default();
-        let empty = table.bytes();
+        let empty = SEGMENTS * size_of::<Segment>();
         let all: Vec<(u64, Place)> = (1..200_000).map(|key| (mix(u64::from(key)), Place { run: key, offset: 3 })).collect();
         all.iter().for_each(|(hash, place)| table.insert(*hash, *place));
         let full = table.bytes() - empty;
-        assert!((10 * all.len()..13 * all.len()).contains(&full), "{full} bytes");
+        assert!((10 * all.len()..20 * all.len()).contains(&full), "{full} bytes");
         assert!(all.iter().all(|(hash, place)| table.remove(*hash, *place)));
         assert_eq!(table.bytes(), empty);
     }

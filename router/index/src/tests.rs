@@ -152,6 +152,35 @@ fn every_answer_is_the_naive_one() {
 }
 
 #[test]
+fn a_snapshot_is_the_same_index_and_goes_on_as_it() {
+    for seed in 1000..1040 {
+        let mut pair = Pair::new(seed);
+        (0..150).for_each(|_| pair.step());
+        let mut bytes = Vec::new();
+        pair.fast.write_to(&mut bytes).unwrap();
+        pair.fast = Index::read_from(&mut bytes.as_slice(), IndexLimits::default()).unwrap();
+        for _ in 0..100 {
+            pair.compare();
+            pair.step();
+        }
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused() {
+    let mut pair = Pair::new(7);
+    (0..150).for_each(|_| pair.step());
+    let mut bytes = Vec::new();
+    pair.fast.write_to(&mut bytes).unwrap();
+    for cut in 0..bytes.len() {
+        assert!(Index::read_from(&mut &bytes[..cut], IndexLimits::default()).is_err(), "cut at {cut}");
+        let mut flipped = bytes.clone();
+        flipped[cut] ^= 1 << (cut % 8);
+        assert!(Index::read_from(&mut flipped.as_slice(), IndexLimits::default()).is_err(), "flipped at {cut}");
+    }
+}
+
+#[test]
 fn what_all_have_left_costs_nothing() {
     let mut index = Index::default();
     let empty = index.bytes();
