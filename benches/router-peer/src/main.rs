@@ -7,13 +7,15 @@
 //! Events are timed as CPU time of the process from the first event until the last is visible, queues drained. Look-ups are
 //! timed one by one. Memory is what a counting allocator says is live after everything was stored.
 
+#![deny(unsafe_code)]
+
 mod inputs;
 mod ours;
 mod peer;
 mod scenes;
 
 #[path = "../../src/allocator.rs"]
-#[allow(dead_code, missing_docs)]
+#[allow(unsafe_code, reason = "an allocator is unsafe to write, not to use")]
 mod allocator;
 #[path = "../../src/machine.rs"]
 #[allow(dead_code)]
