@@ -1,7 +1,7 @@
 //! The one thread that owns the ledger.
 //!
 //! Everything that happens reaches it through one bounded queue; it steps the ledger and has the [`Executor`] do what the
-//! ledger wants. It sleeps until the next message or the ledger's next deadline, so an idle daemon uses no CPU. Nothing
+//! ledger wants. It sleeps until the next message or the ledger's next deadline, or to the event stream's next beat, so an idle daemon uses no CPU to speak of. Nothing
 //! on this thread waits: not for a disk, not for an engine, not for a subscriber.
 
 use crate::clock::Clock;
@@ -10,6 +10,7 @@ use crate::executor::Executor;
 use crate::measure::Measures;
 use crate::session::Outbox;
 use kvd_block::SessionId;
+use kvd_block::digest::Digest;
 use kvd_ledger::{Action, Input, Ledger};
 use std::convert::Infallible;
 use std::fmt;
@@ -66,6 +67,8 @@ pub struct View<'a> {
     pub ledger: &'a Ledger,
     /// Number of the next event message: everything up to now has a smaller one.
     pub next_event: u64,
+    /// Of everything resident now.
+    pub digest: Digest,
     /// Where edges are noted for snapshots.
     pub taps: &'a mut Taps,
 }
@@ -143,18 +146,22 @@ impl Loop {
             }
             for turn in turns.drain(..) {
                 match turn {
-                    Turn::Stop => return self.executor.end_turn(&self.ledger),
-                    Turn::Announce => self.executor.announce(&self.ledger).await,
+                    Turn::Stop => return self.end_turn(),
+                    Turn::Announce => self.executor.events.announce(self.clock.now(), &self.ledger).await,
                     _ => self.handle(turn),
                 }
             }
-            self.executor.end_turn(&self.ledger);
+            self.end_turn();
         }
     }
 
-    /// Waits for messages or for the ledger's deadline. False when nobody is left to send any.
+    fn end_turn(&mut self) {
+        self.executor.end_turn(self.clock.now(), &self.ledger);
+    }
+
+    /// Waits for messages, for the ledger's deadline or for the next beat of the events. False when nobody is left to send any.
     async fn wait(&mut self, queue: &mut mpsc::Receiver<Turn>, turns: &mut Vec<Turn>) -> bool {
-        let Some(deadline) = self.ledger.next_deadline() else {
+        let Some(deadline) = [self.ledger.next_deadline(), self.executor.events.next_beat()].into_iter().flatten().min() else {
             return queue.recv_many(turns, TURN_MESSAGES).await > 0;
         };
         let deadline = self.clock.instant(deadline).into();
@@ -179,9 +186,9 @@ impl Loop {
             Turn::Inputs(inputs) => inputs.into_iter().for_each(|input| self.step(input)),
             Turn::Attach(session, outbox) => self.executor.attach(session, outbox),
             Turn::Ask(question) => {
-                self.executor.end_turn(&self.ledger);
-                let next_event = self.executor.next_event();
-                question(&mut View { ledger: &self.ledger, next_event, taps: self.executor.taps() });
+                self.end_turn();
+                let (next_event, digest) = (self.executor.events.next_number(), self.executor.events.digest());
+                question(&mut View { ledger: &self.ledger, next_event, digest, taps: self.executor.taps() });
             }
             Turn::Announce | Turn::Stop => {}
         }

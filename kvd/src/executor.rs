@@ -11,7 +11,7 @@ use crate::measure::Measures;
 use crate::recovery::catalog_row;
 use crate::session::{NotQueued, Outbox};
 use crate::storage::{Storage, erase_result, read_result, write_result};
-use kvd_block::{BlockHeader, LayoutHandle, OpId, RequestId, SessionId, SlotIndex};
+use kvd_block::{BlockHeader, LayoutHandle, OpId, RequestId, SessionId, SlotIndex, Tick};
 use kvd_ledger::{Action, Input, Ledger, LedgerReply, ReadResult, SealedBlock, Transfer, WriteResult};
 use kvd_proto::local::{Reply, ToEngine};
 use kvd_shm::{Arena, Slot};
@@ -80,16 +80,6 @@ impl Executor {
         &mut self.events.taps
     }
 
-    /// Number of the next event message.
-    pub fn next_event(&self) -> u64 {
-        self.events.next_number()
-    }
-
-    /// Tells subscribers that a life begins, and what is resident. Waits for the publisher: once, at start.
-    pub async fn announce(&mut self, ledger: &Ledger) {
-        self.events.announce(ledger).await;
-    }
-
     /// Performs `actions` in order and empties the list. Transfers may wait for [`Executor::end_turn`].
     pub fn perform(&mut self, actions: &mut Vec<Action>) {
         for action in actions.drain(..) {
@@ -111,13 +101,13 @@ impl Executor {
     }
 
     /// Hands over everything that was collected.
-    pub fn end_turn(&mut self, ledger: &Ledger) {
+    pub fn end_turn(&mut self, now: Tick, ledger: &Ledger) {
         self.start_transfers();
         if let Some(storage) = self.storage.as_ref().filter(|_| !self.pending.changes.is_empty()) {
             storage.record(std::mem::take(&mut self.pending.changes));
         }
         self.pending.changes.clear();
-        self.events.end_turn(ledger);
+        self.events.end_turn(now, ledger);
     }
 
     fn say(&mut self, session: SessionId, id: RequestId, body: Reply) {
@@ -143,7 +133,7 @@ impl Executor {
         let header = BlockHeader {
             hash: block.key.hash,
             parent: block.parent,
-            route: block.route,
+            local: block.local,
             position: block.position,
             created_unix_ms: unix_ms(),
             generation: block.generation,

@@ -120,7 +120,7 @@ fn scan(
                 key: BlockKey { layout, hash: header.hash },
                 address: image.address,
                 parent: header.parent,
-                route: header.route,
+                local: header.local,
                 position: header.position,
             }),
             Err(error) => failure = Some(error),
@@ -161,10 +161,10 @@ fn forget_refused(storage: &Storage, actions: Vec<Action>) {
 
 /// The row as the ledger wants it.
 pub fn ledger_row(row: kvd_tiers::CatalogRow) -> CatalogRow {
-    CatalogRow { key: row.key, address: row.address, parent: row.parent, route: row.route, position: row.position }
+    CatalogRow { key: row.key, address: row.address, parent: row.parent, local: row.local, position: row.position }
 }
 
 /// The row as the catalog wants it.
 pub fn catalog_row(row: CatalogRow) -> kvd_tiers::CatalogRow {
-    kvd_tiers::CatalogRow { key: row.key, address: row.address, parent: row.parent, route: row.route, position: row.position }
+    kvd_tiers::CatalogRow { key: row.key, address: row.address, parent: row.parent, local: row.local, position: row.position }
 }

@@ -15,7 +15,7 @@
 
 use crate::layouts::Layouts;
 use kvd_block::image::{self, HeaderPage};
-use kvd_block::{BlockKey, LayoutHandle, LayoutSpec, RouteHash, SequenceHash, SlotIndex};
+use kvd_block::{BlockKey, LayoutHandle, LayoutSpec, LocalHash, SequenceHash, SlotIndex};
 use kvd_ledger::CatalogRow;
 use kvd_proto::PROTOCOL_VERSION;
 use kvd_proto::frame::{self, FrameError};
@@ -75,7 +75,7 @@ pub struct HandedBlock {
     hash: SequenceHash,
     slot: SlotIndex,
     parent: SequenceHash,
-    route: RouteHash,
+    local: LocalHash,
     position: u32,
 }
 
@@ -83,7 +83,7 @@ impl HandedBlock {
     /// From the ledger's row.
     pub fn new(row: CatalogRow) -> HandedBlock {
         let BlockKey { layout, hash } = row.key;
-        HandedBlock { layout, hash, slot: row.address, parent: row.parent, route: row.route, position: row.position }
+        HandedBlock { layout, hash, slot: row.address, parent: row.parent, local: row.local, position: row.position }
     }
 }
 
@@ -177,7 +177,7 @@ impl Inherited {
                     key: BlockKey { layout: *layout, hash: block.hash },
                     address: block.slot,
                     parent: block.parent,
-                    route: block.route,
+                    local: block.local,
                     position: block.position,
                 })
             })

@@ -2,7 +2,7 @@
 //!
 //! Seeds 154 and 791 of the simulation found it: the catalog kept the row that came last, the ledger the one that came first.
 
-use kvd_block::{RouteHash, SequenceHash, SlotIndex, Tick, TierKind};
+use kvd_block::{LocalHash, SequenceHash, SlotIndex, Tick, TierKind};
 use kvd_ledger::{Action, CatalogRow, Input};
 use kvd_tests::desk::{Desk, SMALL, key, own_chain};
 
@@ -10,7 +10,7 @@ use kvd_tests::desk::{Desk, SMALL, key, own_chain};
 fn two_images_of_one_block_leave_one_row() {
     let mut desk = Desk::new(1, 1);
     let key = key(SMALL, &own_chain(1, 1)[0]);
-    let at = |page| CatalogRow { key, address: SlotIndex(page), parent: SequenceHash::ROOT, route: RouteHash(0), position: 0 };
+    let at = |page| CatalogRow { key, address: SlotIndex(page), parent: SequenceHash::ROOT, local: LocalHash(0), position: 0 };
     let mut actions = Vec::new();
     desk.ledger.step(Tick(1), Input::Recovered { tier: TierKind::Nvme, rows: vec![at(1), at(3)] }, &mut actions);
     assert_eq!(actions, [Action::CatalogPut(at(1))]);
@@ -21,7 +21,7 @@ fn two_images_of_one_block_leave_one_row() {
 fn a_row_refused_before_another_was_taken_does_not_delete_it() {
     let mut desk = Desk::new(1, 1);
     let key = key(SMALL, &own_chain(1, 1)[0]);
-    let at = |page| CatalogRow { key, address: SlotIndex(page), parent: SequenceHash::ROOT, route: RouteHash(0), position: 0 };
+    let at = |page| CatalogRow { key, address: SlotIndex(page), parent: SequenceHash::ROOT, local: LocalHash(0), position: 0 };
     let mut actions = Vec::new();
     for rows in [vec![at(2)], vec![at(3)]] {
         desk.ledger.step(Tick(1), Input::Recovered { tier: TierKind::Nvme, rows }, &mut actions);

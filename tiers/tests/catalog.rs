@@ -2,7 +2,7 @@
 
 mod made;
 
-use kvd_block::{BlockKey, LayoutHandle, LayoutSpec, RouteHash, SequenceHash, SlotIndex};
+use kvd_block::{BlockKey, LayoutHandle, LayoutSpec, LocalHash, SequenceHash, SlotIndex};
 use kvd_tiers::catalog::QueueFull;
 use kvd_tiers::conformance::sample_layout;
 use kvd_tiers::{Catalog, CatalogChange, CatalogError, CatalogRow, CatalogWriter};
@@ -24,7 +24,7 @@ fn row(n: u32) -> CatalogRow {
         key: BlockKey { layout: LayoutHandle((n % 3) as u16), hash: SequenceHash(hash) },
         address: SlotIndex(n + 1),
         parent: SequenceHash([9; 16]),
-        route: RouteHash(u64::from(n) << 32),
+        local: LocalHash(u64::from(n) << 32),
         position: n,
     }
 }
@@ -159,10 +159,30 @@ fn a_newer_catalog_is_refused() {
     let folder = folder();
     drop(Catalog::open(dir(&folder)).unwrap());
     let db = DB::open_cf(&Options::default(), dir(&folder), ["default", "blocks", "layouts", "meta"]).unwrap();
-    db.put_cf(db.cf_handle("meta").unwrap(), b"format", 2u16.to_le_bytes()).unwrap();
+    db.put_cf(db.cf_handle("meta").unwrap(), b"format", 3u16.to_le_bytes()).unwrap();
     drop(db);
     let error = Catalog::open(dir(&folder)).unwrap_err();
     assert!(matches!(error, CatalogError::Newer { .. }), "{error}");
+}
+
+#[test]
+fn rows_of_an_older_format_are_forgotten_so_that_the_slot_file_is_scanned() {
+    let folder = folder();
+    let catalog = Catalog::open(dir(&folder)).unwrap();
+    let layout = catalog.layout_handle(&sample_layout()).unwrap();
+    catalog.put_and_delete(&[row(1)], &[]).unwrap();
+    catalog.set_data_file_id([5; 16]).unwrap();
+    let life = catalog.next_incarnation().unwrap();
+    drop(catalog);
+    let db = DB::open_cf(&Options::default(), dir(&folder), ["default", "blocks", "layouts", "meta"]).unwrap();
+    db.put_cf(db.cf_handle("meta").unwrap(), b"format", 1u16.to_le_bytes()).unwrap();
+    drop(db);
+    for _ in 0..2 {
+        let catalog = Catalog::open(dir(&folder)).unwrap();
+        assert_eq!((rows(&catalog), catalog.data_file_id().unwrap()), (vec![], None));
+        assert_eq!(catalog.layouts(), [(layout, sample_layout())]);
+    }
+    assert_eq!(Catalog::open(dir(&folder)).unwrap().next_incarnation().unwrap(), life + 1);
 }
 
 #[test]

@@ -10,7 +10,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use kvd_benches::{Better, Interleaved, Report, Row, interleave, percentile};
-use kvd_block::{BlockHeader, Checksum, LayoutSpec, RouteHash, SequenceHash, SlotIndex};
+use kvd_block::{BlockHeader, Checksum, LayoutSpec, LocalHash, SequenceHash, SlotIndex};
 use kvd_connector::{Client, ClientOptions, CopyPool, LayerPages, MappedArena, PagedKv, RequestChain, WorkerLink, transfer};
 use kvd_proto::local::{FilledBlock, LoadGrant, StoreGrant};
 use kvd_shm::{Arena, HugePages};
@@ -161,7 +161,7 @@ impl Bench {
             let header = BlockHeader {
                 hash: *hash,
                 parent: SequenceHash::ROOT,
-                route: RouteHash(0),
+                local: LocalHash(0),
                 position: 0,
                 created_unix_ms: 0,
                 generation: 0,

@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use kvd_benches::{Better, CountingAllocator, Interleaved, Report, Row, allocated_bytes, interleave, percentile, seconds};
 use kvd_block::{
-    BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, NewBlock, PAGE_BYTES, RequestId, RouteHash, SequenceHash, SessionId, SlotIndex,
+    BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, LocalHash, NewBlock, PAGE_BYTES, RequestId, SequenceHash, SessionId, SlotIndex,
     Tick, TierKind,
 };
 use kvd_ledger::{Action, CatalogRow, Input, Ledger, LedgerConfig, LedgerReply, SpaceConfig};
@@ -70,7 +70,7 @@ fn row(number: u32) -> CatalogRow {
         key: BlockKey { layout: LAYOUT, hash: name(number) },
         address: SlotIndex(number / EXTENT_SLOTS * EXTENT_PAGES + 1 + number % EXTENT_SLOTS * SLOT_PAGES),
         parent: parent(number),
-        route: RouteHash(u64::from(number)),
+        local: LocalHash(u64::from(number)),
         position: number % PROMPT_BLOCKS,
     }
 }
@@ -127,7 +127,7 @@ fn store(ledger: &mut Ledger, run: u32) -> f64 {
     let block = |number: u32| NewBlock {
         hash: name(number),
         parent: parent(number),
-        route: RouteHash(u64::from(number)),
+        local: LocalHash(u64::from(number)),
         position: number % PROMPT_BLOCKS,
         tokens: Vec::new(),
     };

@@ -3,7 +3,7 @@
 use super::Hits;
 use crate::traces::{Request, Trace};
 use kvd_block::{
-    Checksum, FilledBlock, LayoutHandle, LeaseId, NewBlock, PAGE_BYTES, RequestId, RouteHash, SequenceHash, SessionId, StoreGrant, Tick,
+    Checksum, FilledBlock, LayoutHandle, LeaseId, LocalHash, NewBlock, PAGE_BYTES, RequestId, SequenceHash, SessionId, StoreGrant, Tick,
     TierKind,
 };
 use kvd_ledger::{Action, Counters, Input, Ledger, LedgerConfig, LedgerReply, ReadResult, SpaceConfig, WriteResult};
@@ -79,7 +79,7 @@ impl Engine {
         let block = |position: usize| NewBlock {
             hash: keys[position],
             parent: if position == 0 { SequenceHash::ROOT } else { keys[position - 1] },
-            route: RouteHash(0),
+            local: LocalHash(0),
             position: position as u32,
             tokens: Vec::new(),
         };

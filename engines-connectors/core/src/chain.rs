@@ -77,10 +77,10 @@ impl RequestChain {
 
     /// Block `index` as the daemon wants it for a store; `None` past the end.
     pub fn new_block(&self, index: usize) -> Option<NewBlock> {
-        let LinkedBlock { hash, parent, route, position } = *self.blocks.get(index)?;
+        let LinkedBlock { hash, parent, local, position } = *self.blocks.get(index)?;
         let first = index * self.chain.block_tokens();
         let tokens = &self.tokens[first..first + self.chain.block_tokens()];
-        Some(NewBlock { hash, parent, route, position, tokens: tokens.iter().flat_map(|token| token.to_le_bytes()).collect() })
+        Some(NewBlock { hash, parent, local, position, tokens: tokens.iter().flat_map(|token| token.to_le_bytes()).collect() })
     }
 
     /// The blocks of `range`; what is past the end is left out.

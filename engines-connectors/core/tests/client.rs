@@ -38,7 +38,7 @@ fn connected(socket: &Path, timeout_ms: u64) -> Client {
 }
 
 fn new_block() -> NewBlock {
-    NewBlock { hash: HASHES[0], parent: SequenceHash::ROOT, route: kvd_block::RouteHash(0), position: 0, tokens: vec![] }
+    NewBlock { hash: HASHES[0], parent: SequenceHash::ROOT, local: kvd_block::LocalHash(0), position: 0, tokens: vec![] }
 }
 
 fn load_lease(grants: Vec<LoadGrant>) -> Reply {

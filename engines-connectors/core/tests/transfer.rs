@@ -3,7 +3,7 @@
 mod fake_daemon;
 
 use fake_daemon::{FakeDaemon, eventually, layout, silent};
-use kvd_block::{BlockHeader, Checksum, LayoutSpec, RouteHash, SequenceHash, SlotIndex};
+use kvd_block::{BlockHeader, Checksum, LayoutSpec, LocalHash, SequenceHash, SlotIndex};
 use kvd_connector::{CopyError, CopyPool, LayerPages, LoadJob, MappedArena, PagedKv, PagesError, TransferError, WorkerLink, transfer};
 use kvd_shm::{Arena, HugePages};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ fn seal(arena: &Arena, slot: SlotIndex, spec: &LayoutSpec, hash: SequenceHash, s
     let header = BlockHeader {
         hash,
         parent,
-        route: RouteHash(0),
+        local: LocalHash(0),
         position: 0,
         created_unix_ms: 0,
         generation: 0,

@@ -111,7 +111,8 @@ impl Client {
 
     /// Borrows slots for blocks whose tokens are not known here, by name. `parents`: the name before each; None when not known.
     ///
-    /// Such a block has no place in a sequence: its position is 0 and its route name the start of its own name.
+    /// Such a block has no place in a sequence: its position is 0 and its local hash the start of its own name, which no
+    /// prompt matches.
     #[pyo3(signature = (layout, hashes, parents = None))]
     fn prepare_store_named(&self, py: Python<'_>, layout: usize, hashes: &[u8], parents: Option<&[u8]>) -> PyResult<Option<Store>> {
         let blocks = convert::named_blocks(hashes, parents)?;

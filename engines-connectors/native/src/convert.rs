@@ -1,6 +1,6 @@
 //! From Python values to ours, with complaints that name what is wrong.
 
-use kvd_block::{LayoutSpec, NewBlock, RouteHash, SequenceHash};
+use kvd_block::{LayoutSpec, LocalHash, NewBlock, SequenceHash};
 use kvd_connector::{Event, Level};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -71,7 +71,7 @@ pub fn named_blocks(names: &[u8], parents: Option<&[u8]>) -> PyResult<Vec<NewBlo
     let block = |(hash, parent): (SequenceHash, SequenceHash)| NewBlock {
         hash,
         parent,
-        route: RouteHash(hash.table_hash()),
+        local: LocalHash(hash.table_hash()),
         position: 0,
         tokens: Vec::new(),
     };

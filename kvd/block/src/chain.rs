@@ -13,7 +13,7 @@
 //! Arithmetic: a 16-token block is exactly one compression (64 bytes), about 0.2 µs; a prompt of 128k tokens takes 1.6 ms
 //! once, and a conversation pays only for its new blocks.
 
-use crate::hash::{RouteHash, SequenceHash};
+use crate::hash::{LocalHash, SequenceHash};
 use crate::route;
 
 /// What separates sequences whose tokens are equal but whose KV is not.
@@ -33,7 +33,7 @@ pub struct LinkedBlock {
     /// Name of the block before it; [`SequenceHash::ROOT`] for the first.
     pub parent: SequenceHash,
     /// Routing name.
-    pub route: RouteHash,
+    pub local: LocalHash,
     /// How many blocks come before it.
     pub position: u32,
 }
@@ -42,7 +42,7 @@ pub struct LinkedBlock {
 #[derive(Debug, Clone)]
 pub struct HashChain {
     key: [u8; 32],
-    route_seed: u64,
+    local_seed: u64,
     last: Option<LinkedBlock>,
     block_tokens: usize,
     scratch: Vec<u8>,
@@ -58,7 +58,7 @@ impl HashChain {
         }
         HashChain {
             key: blake3::derive_key("kvd 2026 sequence chain v1", &material),
-            route_seed: route::seed(&identity.lora, &identity.salt),
+            local_seed: route::seed(&identity.lora, &identity.salt),
             last: None,
             block_tokens,
             scratch: Vec::with_capacity(block_tokens * 4),
@@ -76,11 +76,10 @@ impl HashChain {
         self.scratch.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
         self.scratch.extend_from_slice(extra);
         self.key = *blake3::keyed_hash(&self.key, &self.scratch).as_bytes();
-        let local = route::local(&self.scratch, self.route_seed);
         let block = LinkedBlock {
             hash: SequenceHash(self.key[..16].try_into().expect("16 of 32 bytes")),
             parent: self.last.map_or(SequenceHash::ROOT, |last| last.hash),
-            route: route::link(self.last.map(|last| last.route), local),
+            local: LocalHash(route::local(&self.scratch, self.local_seed)),
             position: self.last.map_or(0, |last| last.position + 1),
         };
         self.last = Some(block);
@@ -130,8 +129,8 @@ mod tests {
     #[test]
     fn the_recorded_vector_holds() {
         let blocks = names(&ChainIdentity::default(), &[1, 2, 3, 4, 5, 6, 7, 8], &[]);
-        assert_eq!(blocks[0].route, RouteHash(14643705804678351452));
-        assert_eq!(blocks[1].route, RouteHash(4945711292740353085));
+        assert_eq!(blocks[0].local, LocalHash(14643705804678351452));
+        assert_eq!(blocks[1].local, LocalHash(16777012769546811212));
         assert_eq!(blocks[1].hash.to_string(), "05e1754ba3e8da5049cfe3ea39df5138");
     }
 }

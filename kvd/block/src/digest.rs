@@ -11,6 +11,9 @@
 //! mix(x) = x ^= x >> 30; x *= 0xbf58476d1ce4e5b9; x ^= x >> 27; x *= 0x94d049bb133111eb; x ^= x >> 31
 //! ```
 
+use crate::hash::{LayoutId, SequenceHash};
+use crate::tier::TierKind;
+
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Sum and number of what is resident.
@@ -46,6 +49,11 @@ pub fn term(name: u64, layout: u64, medium: u8) -> u64 {
     mix(name.wrapping_add(layout).wrapping_add(STEP.wrapping_mul(u64::from(medium) + 1)))
 }
 
+/// What a block in a tier of this node adds to the sum.
+pub fn term_in(hash: SequenceHash, layout: LayoutId, tier: TierKind) -> u64 {
+    term(hash.table_hash(), layout.salt(), tier as u8 + 1)
+}
+
 /// A bijection of 64 bits after which every bit depends on every bit.
 pub fn mix(mut x: u64) -> u64 {
     x ^= x >> 30;
@@ -75,5 +83,7 @@ mod tests {
     #[test]
     fn the_recorded_vector_holds() {
         assert_eq!(term(1, 2, 1), 0xb346_6f8a_7b81_a989);
+        let hash = |first| std::array::from_fn(|at| if at == 0 { first } else { 0 });
+        assert_eq!(term_in(SequenceHash(hash(1)), LayoutId(hash(2)), TierKind::Cpu), 0xb346_6f8a_7b81_a989);
     }
 }

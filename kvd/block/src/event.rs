@@ -1,6 +1,6 @@
 //! What kvd tells the world: a block came to a tier, or left it.
 
-use crate::hash::{RouteHash, SequenceHash};
+use crate::hash::{LocalHash, SequenceHash};
 use crate::ids::BlockKey;
 use crate::tier::TierKind;
 
@@ -17,8 +17,8 @@ pub enum ResidencyEdge {
         tier: TierKind,
         /// The block before it in its sequence.
         parent: SequenceHash,
-        /// Its routing name.
-        route: RouteHash,
+        /// What routers match its own tokens by.
+        local: LocalHash,
         /// How many blocks come before it.
         position: u32,
     },
@@ -28,7 +28,13 @@ pub enum ResidencyEdge {
         key: BlockKey,
         /// Where.
         tier: TierKind,
-        /// Its routing name.
-        route: RouteHash,
     },
+}
+
+impl ResidencyEdge {
+    /// The block.
+    pub fn key(&self) -> BlockKey {
+        let (ResidencyEdge::Stored { key, .. } | ResidencyEdge::Removed { key, .. }) = self;
+        *key
+    }
 }

@@ -27,10 +27,12 @@ impl SequenceHash {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LayoutId(pub [u8; 16]);
 
-/// A 64-bit hash of the same token chain, cheap enough for routers. Never used to find bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RouteHash(pub u64);
+impl LayoutId {
+    /// Its first eight bytes, little-endian: what keeps layouts apart in a [`crate::digest`].
+    pub fn salt(&self) -> u64 {
+        u64::from_le_bytes(self.0[..8].try_into().expect("8 of 16 bytes"))
+    }
+}
 
 /// A 64-bit hash of one block's own content: its tokens, with the sequence's adapter and salt mixed in, without the blocks
 /// before it. What routers match prompts by; never used to find bytes.
@@ -90,12 +92,6 @@ sixteen_byte_name!(LayoutId);
 impl fmt::Debug for LocalHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LocalHash({:016x})", self.0)
-    }
-}
-
-impl fmt::Debug for RouteHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RouteHash({:016x})", self.0)
     }
 }
 

@@ -1,10 +1,10 @@
 //! The header in front of every payload, in the arena, on disk and on the wire.
 //!
 //! A block image describes itself: whoever finds one knows which block it is, of which layout, and can verify every
-//! byte, with no other source. Format version 1, little-endian, one page:
+//! byte, with no other source. Format version 2, little-endian, one page:
 //!
 //! ```text
-//!    0  8  magic "kvdblock"           64  8  route hash
+//!    0  8  magic "kvdblock"           64  8  local hash
 //!    8  2  format version             72  4  position (blocks before it)
 //!   10  2  ranks (r)                  76  4  tokens per block
 //!   12  2  encoded layout bytes (n)   80  8  payload bytes
@@ -19,12 +19,13 @@
 //! Token ids are left out (t = 0) when they do not fit. Token ids that reach into the last field leave no generation, which counts as 0.
 
 use crate::checksum::Checksum;
-use crate::hash::{LayoutId, RouteHash, SequenceHash};
+use crate::hash::{LayoutId, LocalHash, SequenceHash};
 use crate::layout::{LayoutSpec, MAX_RANKS};
 use crate::units::HEADER_BYTES;
+use std::cmp::Ordering;
 
 /// Format version written by this code.
-pub const IMAGE_VERSION: u16 = 1;
+pub const IMAGE_VERSION: u16 = 2;
 const MAGIC: &[u8; 8] = b"kvdblock";
 const STRIPES_AT: usize = 96;
 const LAYOUT_AT: usize = STRIPES_AT + 8 * MAX_RANKS as usize;
@@ -41,8 +42,8 @@ pub struct BlockHeader {
     pub hash: SequenceHash,
     /// The block before it.
     pub parent: SequenceHash,
-    /// Its routing name.
-    pub route: RouteHash,
+    /// What routers match its own tokens by.
+    pub local: LocalHash,
     /// How many blocks come before it.
     pub position: u32,
     /// When it was stored, milliseconds since 1970.
@@ -64,8 +65,14 @@ pub enum HeaderError {
     #[error("no block image (bad magic)")]
     NotAnImage,
     /// Written by a newer kvd.
-    #[error("block image of format version {found}, this kvd reads up to {IMAGE_VERSION}")]
+    #[error("block image of format version {found}, this kvd reads version {IMAGE_VERSION} only")]
     Newer {
+        /// The version found.
+        found: u16,
+    },
+    /// Written by an older kvd, whose fields mean something else.
+    #[error("block image of format version {found}, this kvd reads version {IMAGE_VERSION} only")]
+    Older {
         /// The version found.
         found: u16,
     },
@@ -95,7 +102,7 @@ impl BlockHeader {
         put(16, &self.layout.id().0);
         put(32, &self.hash.0);
         put(48, &self.parent.0);
-        put(64, &self.route.0.to_le_bytes());
+        put(64, &self.local.0.to_le_bytes());
         put(72, &self.position.to_le_bytes());
         put(76, &self.layout.block_tokens.to_le_bytes());
         put(80, &self.layout.payload_bytes().to_le_bytes());
@@ -132,7 +139,7 @@ impl BlockHeader {
         Ok(BlockHeader {
             hash: sequence_hash(page),
             parent: SequenceHash(array_at(page, 48)),
-            route: RouteHash(u64_at(page, 64)),
+            local: LocalHash(u64_at(page, 64)),
             position: u32_at(page, 72),
             created_unix_ms: u64_at(page, 88),
             generation: if tokens_end <= GENERATION_AT { u64_at(page, GENERATION_AT) } else { 0 },
@@ -149,8 +156,10 @@ pub fn verify_page(page: &HeaderPage) -> Result<(), HeaderError> {
         return Err(HeaderError::NotAnImage);
     }
     let found = u16_at(page, 8);
-    if found > IMAGE_VERSION {
-        return Err(HeaderError::Newer { found });
+    match found.cmp(&IMAGE_VERSION) {
+        Ordering::Less => return Err(HeaderError::Older { found }),
+        Ordering::Greater => return Err(HeaderError::Newer { found }),
+        Ordering::Equal => {}
     }
     if Checksum::of(&page[..CHECKSUM_AT]) != Checksum(u64_at(page, CHECKSUM_AT)) {
         return Err(HeaderError::Corrupt);
@@ -204,7 +213,7 @@ mod tests {
         BlockHeader {
             hash: SequenceHash([1; 16]),
             parent: SequenceHash([2; 16]),
-            route: RouteHash(3),
+            local: LocalHash(3),
             position: 4,
             created_unix_ms: 5,
             generation: 6,
@@ -252,9 +261,11 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_named() {
-        let mut newer = page(&header());
-        newer[8] = 2;
-        assert_eq!(BlockHeader::decode(&newer), Err(HeaderError::Newer { found: 2 }));
+    fn another_format_is_named() {
+        let mut other = page(&header());
+        other[8] = 3;
+        assert_eq!(BlockHeader::decode(&other), Err(HeaderError::Newer { found: 3 }));
+        other[8] = 1;
+        assert_eq!(BlockHeader::decode(&other), Err(HeaderError::Older { found: 1 }));
     }
 }

@@ -1,7 +1,7 @@
 //! What is said about single blocks when slots are granted.
 
 use crate::checksum::Checksum;
-use crate::hash::{RouteHash, SequenceHash};
+use crate::hash::{LocalHash, SequenceHash};
 use crate::ids::SlotIndex;
 use crate::tier::TierKind;
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,8 @@ pub struct NewBlock {
     pub hash: SequenceHash,
     /// The block before it; [`SequenceHash::ROOT`] for the first.
     pub parent: SequenceHash,
-    /// Its routing name.
-    pub route: RouteHash,
+    /// What routers match its own tokens by.
+    pub local: LocalHash,
     /// How many blocks come before it.
     pub position: u32,
     /// Its tokens, `u32` little-endian; may be empty.

@@ -22,7 +22,7 @@ pub mod units;
 pub use chain::{ChainIdentity, HashChain, LinkedBlock};
 pub use checksum::Checksum;
 pub use event::ResidencyEdge;
-pub use hash::{LayoutId, LocalHash, RouteHash, SequenceHash};
+pub use hash::{LayoutId, LocalHash, SequenceHash};
 pub use ids::{BlockKey, LayoutHandle, LeaseId, OpId, RequestId, SessionId, SlotIndex};
 pub use image::{BlockHeader, HeaderError};
 pub use layout::{LayoutError, LayoutSpec};

@@ -1,4 +1,6 @@
-//! The 64-bit routing hash, equal to the one of NVIDIA Dynamo 1.6.1 so that its routers and clients can read our events.
+//! The 64-bit hashes routers match prompts by, equal to those of NVIDIA Dynamo 1.6.1, so that its clients can ask by hash.
+//!
+//! Blocks carry their [`local`] hash. The chained form, `route`, is only for who asks by it.
 //!
 //! ```text
 //! seed   = 1337 (+ xxh3_64(lora, 0)) (+ xxh3_64(salt, 1))          additions wrap
@@ -6,7 +8,6 @@
 //! route₀ = local₀          routeᵢ = xxh3_64(LE routeᵢ₋₁ ‖ LE localᵢ, 1337)
 //! ```
 
-use crate::hash::RouteHash;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const SEED: u64 = 1337;
@@ -28,13 +29,13 @@ pub fn local(token_bytes: &[u8], seed: u64) -> u64 {
     xxh3_64_with_seed(token_bytes, seed)
 }
 
-/// The route hash of a block whose parent has route hash `parent` (`None` for the first block).
-pub fn link(parent: Option<RouteHash>, local: u64) -> RouteHash {
-    let Some(parent) = parent else { return RouteHash(local) };
+/// The chained hash of a block whose parent has chained hash `parent` (`None` for the first block).
+pub fn link(parent: Option<u64>, local: u64) -> u64 {
+    let Some(parent) = parent else { return local };
     let mut pair = [0; 16];
-    pair[..8].copy_from_slice(&parent.0.to_le_bytes());
+    pair[..8].copy_from_slice(&parent.to_le_bytes());
     pair[8..].copy_from_slice(&local.to_le_bytes());
-    RouteHash(xxh3_64_with_seed(&pair, SEED))
+    xxh3_64_with_seed(&pair, SEED)
 }
 
 #[cfg(test)]
@@ -53,8 +54,8 @@ mod tests {
         assert_eq!(b, 16777012769546811212);
         assert_eq!(c, 483935686894639516);
         let two = link(Some(link(None, a)), b);
-        assert_eq!(two, RouteHash(4945711292740353085));
-        assert_eq!(link(Some(two), c), RouteHash(12583592247330656132));
+        assert_eq!(two, 4945711292740353085);
+        assert_eq!(link(Some(two), c), 12583592247330656132);
         assert_eq!(block([1, 2, 3, 4], "adapter-a", ""), 11381080598872079209);
         assert_eq!(block([1, 2, 3, 4], "", "tenant-a"), 5738685477468498325);
         assert_eq!(block([1, 2, 3, 4], "adapter-a", "tenant-a"), 9967753091837871098);

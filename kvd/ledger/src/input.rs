@@ -1,7 +1,7 @@
 //! What can happen to the ledger, and what it wants done.
 
 use kvd_block::{
-    BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, LoadGrant, NewBlock, OpId, RequestId, ResidencyEdge, RouteHash, SequenceHash,
+    BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, LoadGrant, LocalHash, NewBlock, OpId, RequestId, ResidencyEdge, SequenceHash,
     SessionId, SlotIndex, StoreGrant, TierKind,
 };
 
@@ -212,8 +212,8 @@ pub struct CatalogRow {
     pub address: SlotIndex,
     /// The block before it.
     pub parent: SequenceHash,
-    /// Its routing name.
-    pub route: RouteHash,
+    /// What routers match its own tokens by.
+    pub local: LocalHash,
     /// How many blocks come before it.
     pub position: u32,
 }
@@ -242,8 +242,8 @@ pub struct SealedBlock {
     pub slot: SlotIndex,
     /// The block before it.
     pub parent: SequenceHash,
-    /// Its routing name.
-    pub route: RouteHash,
+    /// What routers match its own tokens by.
+    pub local: LocalHash,
     /// How many blocks come before it.
     pub position: u32,
     /// Its tokens, `u32` little-endian.

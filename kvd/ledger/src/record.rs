@@ -10,7 +10,7 @@
 use crate::evict::density::History;
 use crate::input::CatalogRow;
 use hashbrown::HashTable;
-use kvd_block::{BlockKey, RouteHash, SequenceHash, SlotIndex, Tick, TierKind, TierSet};
+use kvd_block::{BlockKey, LocalHash, SequenceHash, SlotIndex, Tick, TierKind, TierSet};
 use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 
@@ -75,7 +75,7 @@ pub(crate) struct Record {
     pub slots: [SlotIndex; 2],
     pub parent: Option<BlockIndex>,
     pub parent_hash: SequenceHash,
-    pub route: RouteHash,
+    pub local: LocalHash,
     /// How many blocks come before it; of a ghost, the least that any child ever claimed.
     pub position: u32,
     /// When it was used last, in milliseconds, and which use of that millisecond it was: orders all uses.
@@ -106,7 +106,7 @@ impl Record {
             slots: [SlotIndex(u32::MAX); 2],
             parent: None,
             parent_hash: SequenceHash::ROOT,
-            route: RouteHash(0),
+            local: LocalHash(0),
             position: u32::MAX,
             stamp: 0,
             history: History::default(),
@@ -117,7 +117,7 @@ impl Record {
     /// Its catalog row with the given address.
     pub fn row(&self, address: SlotIndex) -> CatalogRow {
         let position = if self.known { self.position } else { 0 };
-        CatalogRow { key: self.key, address, parent: self.parent_hash, route: self.route, position }
+        CatalogRow { key: self.key, address, parent: self.parent_hash, local: self.local, position }
     }
 
     /// Slot in `tier`.
@@ -179,7 +179,7 @@ impl Records {
     ///
     /// Links never form a circle, whatever an engine claims: a record is linked only to a parent without a link of its own or with a
     /// smaller position, and not at all when a child of it claims to come first. Such a block is the start of its chain.
-    pub fn place(&mut self, index: BlockIndex, parent_hash: SequenceHash, route: RouteHash, position: u32) {
+    pub fn place(&mut self, index: BlockIndex, parent_hash: SequenceHash, local: LocalHash, position: u32) {
         if self[index].known {
             return;
         }
@@ -197,7 +197,7 @@ impl Records {
         }
         let record = &mut self[index];
         (record.known, record.parent, record.parent_hash) = (true, parent, parent_hash);
-        (record.route, record.position) = (route, position);
+        (record.local, record.position) = (local, position);
     }
 
     /// Frees a record that nothing needs, and then its ancestors that nothing needs any more.

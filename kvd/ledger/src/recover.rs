@@ -43,7 +43,7 @@ impl Ledger {
             return false;
         }
         let index = self.records.find_or_create(row.key);
-        self.records.place(index, row.parent, row.route, row.position);
+        self.records.place(index, row.parent, row.local, row.position);
         let stamp = self.next_stamp();
         self.records[index].slots[tier as usize] = row.address;
         self.tier(tier).expect("seen above").space.set_owner(row.address, facts.slot_pages, Some(index.number() as u32));

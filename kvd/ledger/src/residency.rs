@@ -17,7 +17,7 @@ impl Ledger {
             key: record.key,
             tier,
             parent: record.parent_hash,
-            route: record.route,
+            local: record.local,
             position: record.position,
         }));
     }
@@ -54,7 +54,7 @@ impl Ledger {
         let had = record.resident.remove(tier);
         assert!(had, "a tier is lost once");
         let is_nowhere = record.resident.is_empty();
-        let (key, route, slot, parent) = (record.key, record.route, record.slot(tier), record.parent);
+        let (key, slot, parent) = (record.key, record.slot(tier), record.parent);
         self.relist(index);
         if is_nowhere {
             self.pinned.remove(index);
@@ -62,7 +62,7 @@ impl Ledger {
             self.remember(index);
         }
         self.tier(tier).expect("the tier exists").blocks -= 1;
-        actions.push(Action::Publish(ResidencyEdge::Removed { key, tier, route }));
+        actions.push(Action::Publish(ResidencyEdge::Removed { key, tier }));
         if let Some(parent) = parent {
             self.records[parent].children[tier as usize] -= 1;
             self.relist(parent);

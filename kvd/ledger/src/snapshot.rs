@@ -29,7 +29,7 @@ impl Ledger {
                 key: record.key,
                 tier,
                 parent: record.parent_hash,
-                route: record.route,
+                local: record.local,
                 position: record.position,
             }));
         }

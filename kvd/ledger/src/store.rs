@@ -42,7 +42,7 @@ impl Ledger {
         actions: &mut Vec<Action>,
     ) -> (StoreGrant, StoreBlock) {
         let index = self.records.find_or_create(BlockKey { layout, hash: block.hash });
-        self.records.place(index, block.parent, block.route, block.position);
+        self.records.place(index, block.parent, block.local, block.position);
         let record = &mut self.records[index];
         if record.filling || record.doomed {
             return (StoreGrant::Pending, StoreBlock::None);
@@ -104,7 +104,7 @@ impl Ledger {
             key: record.key,
             slot: record.slot(TierKind::Cpu),
             parent: record.parent_hash,
-            route: record.route,
+            local: record.local,
             position: record.position,
             tokens,
             stripes,

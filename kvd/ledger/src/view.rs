@@ -111,7 +111,7 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::{Input, LedgerConfig, SpaceConfig};
-    use kvd_block::{LayoutHandle, RouteHash, SequenceHash, Tick};
+    use kvd_block::{LayoutHandle, LocalHash, SequenceHash, Tick};
     use std::collections::BTreeSet;
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
             key: key(number),
             address: SlotIndex(number / 1023 * 1024 + 1 + number % 1023),
             parent: SequenceHash::ROOT,
-            route: RouteHash(u64::from(number)),
+            local: LocalHash(u64::from(number)),
             position: 0,
         };
         let mut step = |input| ledger.step(Tick(0), input, &mut Vec::new());

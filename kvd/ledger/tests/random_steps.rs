@@ -4,7 +4,7 @@
 //! run on every build of the crate.
 
 use kvd_block::{
-    BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, NewBlock, OpId, RequestId, ResidencyEdge, RouteHash, SequenceHash, SessionId,
+    BlockKey, Checksum, FilledBlock, LayoutHandle, LeaseId, LocalHash, NewBlock, OpId, RequestId, ResidencyEdge, SequenceHash, SessionId,
     StoreGrant, Tick, TierKind,
 };
 use kvd_ledger::{Action, Admission, Eviction, Input, Ledger, LedgerConfig, LedgerReply, ReadResult, SpaceConfig, WriteResult};
@@ -38,7 +38,7 @@ fn chain(dice: &mut Dice, chains: u64) -> Vec<NewBlock> {
         .map(|position| NewBlock {
             hash: hash(chain, position),
             parent: if position == 0 { SequenceHash::ROOT } else { hash(chain, position - 1) },
-            route: RouteHash(position),
+            local: LocalHash(position),
             position: position as u32,
             tokens: vec![],
         })

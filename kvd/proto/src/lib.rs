@@ -15,4 +15,4 @@ mod socket_path;
 pub mod wire;
 
 /// Version of the local protocol. A daemon and an engine with different versions refuse each other by name.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;

@@ -1,37 +1,45 @@
 //! Joins edges that follow one another into the events engines publish: one per run of blocks.
 
-use super::feed::{Content, EdgeFact};
+use super::feed::{Content, EdgeFact, Numbered};
 use crate::layouts::Layouts;
 use kvd_block::image::{self, HeaderPage};
-use kvd_block::{BlockHeader, BlockKey, LayoutHandle, ResidencyEdge, RouteHash, SequenceHash, TierKind};
+use kvd_block::{BlockHeader, BlockKey, LayoutHandle, LocalHash, ResidencyEdge, SequenceHash, TierKind};
 use kvd_proto::wire::kv_event::{BlockRemoved, BlockStored, KvEvent};
 use kvd_shm::Arena;
 use serde_bytes::ByteBuf;
 
-/// The events of `content`. Blocks of layouts nobody defined are left out.
-pub fn events(content: Content, incarnation: u64, layouts: &Layouts, arena: &Arena) -> Vec<KvEvent> {
+/// The events of `content`, at least one.
+fn events(content: Content, layouts: &Layouts, arena: &Arena) -> Vec<KvEvent> {
     let mut events = Merged::default();
     match content {
-        Content::Cleared => return vec![KvEvent::AllBlocksCleared { kvd_incarnation: incarnation }],
+        Content::Cleared => return vec![KvEvent::AllBlocksCleared { kvd_incarnation: None, kvd_digest: None }],
+        Content::Nothing => {}
         Content::Recovered(tier, rows) => {
             for row in rows {
-                let place = Place { tier, key: row.key, route: row.route };
+                let place = Place { tier, key: row.key, local: row.local };
                 events.stored(layouts, place, row.parent, row.position, Vec::new());
             }
         }
         Content::Edges(facts) => {
-            for EdgeFact { edge, tokens, slot } in facts {
+            for EdgeFact { edge, tokens, slot, .. } in facts {
                 match edge {
-                    ResidencyEdge::Stored { key, tier, parent, route, position } => {
+                    ResidencyEdge::Stored { key, tier, parent, local, position } => {
                         let tokens = tokens.or_else(|| slot.and_then(|slot| tokens_of(&arena.read_header(slot), key))).unwrap_or_default();
-                        events.stored(layouts, Place { tier, key, route }, parent, position, tokens);
+                        events.stored(layouts, Place { tier, key, local }, parent, position, tokens);
                     }
-                    ResidencyEdge::Removed { key, tier, route } => events.removed(layouts, Place { tier, key, route }),
+                    ResidencyEdge::Removed { key, tier } => events.removed(layouts, key, tier),
                 }
             }
         }
     }
     events.finish()
+}
+
+/// The events of a message of this life of the daemon, the last one stamped.
+pub fn message(message: Numbered, incarnation: u64, layouts: &Layouts, arena: &Arena) -> Vec<KvEvent> {
+    let mut events = events(message.content, layouts, arena);
+    events.last_mut().into_iter().for_each(|last| last.stamp(incarnation, message.digest));
+    events
 }
 
 /// The tokens of `page` if it is a sound header of `key`: the slot may hold another block by now.
@@ -47,7 +55,7 @@ fn tokens_of(page: &HeaderPage, key: BlockKey) -> Option<Vec<u32>> {
 struct Place {
     tier: TierKind,
     key: BlockKey,
-    route: RouteHash,
+    local: LocalHash,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +73,7 @@ impl Merged {
             if follows {
                 run.block_hashes.push(place.key.hash);
                 run.token_ids.extend(tokens);
-                run.kvd_route.push(place.route.0);
+                run.kvd_local.push(place.local.0);
                 return;
             }
         }
@@ -77,33 +85,39 @@ impl Merged {
             token_ids: tokens,
             block_size: layout.spec.block_tokens,
             lora_id: None,
+            lora_name: None,
             medium: place.tier.medium().into(),
             group_idx: layout.spec.group,
             kvd_layout: layout.id.to_string(),
-            kvd_route: vec![place.route.0],
+            kvd_local: vec![place.local.0],
             kvd_position: position,
+            kvd_incarnation: None,
+            kvd_digest: None,
         }));
     }
 
-    fn removed(&mut self, layouts: &Layouts, place: Place) {
-        let here = Some((place.key.layout, place.tier));
+    fn removed(&mut self, layouts: &Layouts, key: BlockKey, tier: TierKind) {
+        let here = Some((key.layout, tier));
         if let (true, Some(KvEvent::BlockRemoved(run))) = (self.last == here, self.done.last_mut()) {
-            run.block_hashes.push(place.key.hash);
-            run.kvd_route.push(place.route.0);
+            run.block_hashes.push(key.hash);
             return;
         }
-        let Some(layout) = layouts.get(place.key.layout) else { return };
+        let Some(layout) = layouts.get(key.layout) else { return };
         self.last = here;
         self.done.push(KvEvent::BlockRemoved(BlockRemoved {
-            block_hashes: vec![place.key.hash],
-            medium: place.tier.medium().into(),
+            block_hashes: vec![key.hash],
+            medium: tier.medium().into(),
             group_idx: layout.spec.group,
             kvd_layout: layout.id.to_string(),
-            kvd_route: vec![place.route.0],
+            kvd_incarnation: None,
+            kvd_digest: None,
         }));
     }
 
-    fn finish(self) -> Vec<KvEvent> {
+    fn finish(mut self) -> Vec<KvEvent> {
+        if self.done.is_empty() {
+            self.done.push(KvEvent::nothing());
+        }
         self.done
     }
 }
@@ -112,6 +126,7 @@ impl Merged {
 mod tests {
     use super::*;
     use kvd_block::LayoutSpec;
+    use kvd_block::digest::Digest;
     use kvd_shm::HugePages;
 
     fn layouts() -> Layouts {
@@ -137,14 +152,14 @@ mod tests {
             key,
             tier,
             parent: SequenceHash([parent; 16]),
-            route: RouteHash(hash.into()),
+            local: LocalHash(hash.into()),
             position: u32::from(hash) - 1,
         };
-        EdgeFact { edge, tokens: Some(vec![hash.into(), 0]), slot: None }
+        EdgeFact { edge, term: 0, tokens: Some(vec![hash.into(), 0]), slot: None }
     }
 
     fn merged(facts: Vec<EdgeFact>) -> Vec<KvEvent> {
-        events(Content::Edges(facts), 7, &layouts(), &Arena::create(4096, HugePages::Never).unwrap())
+        events(Content::Edges(facts), &layouts(), &Arena::create(4096, HugePages::Never).unwrap())
     }
 
     #[test]
@@ -163,7 +178,17 @@ mod tests {
     }
 
     #[test]
-    fn a_layout_nobody_defined_is_left_out() {
-        assert_eq!(merged(vec![stored(9, 1, 0, TierKind::Cpu)]), []);
+    fn the_last_event_says_what_is_resident() {
+        let facts = vec![stored(0, 1, 0, TierKind::Cpu), stored(0, 3, 2, TierKind::Cpu)];
+        let digest = Digest { sum: 5, count: 2 };
+        let arena = Arena::create(4096, HugePages::Never).unwrap();
+        let events = message(Numbered { number: 1, content: Content::Edges(facts), digest }, 7, &layouts(), &arena);
+        assert_eq!(events.iter().map(KvEvent::stamped).collect::<Vec<_>>(), [None, Some((7, digest))]);
+    }
+
+    #[test]
+    fn a_message_without_edges_has_an_event_all_the_same() {
+        let arena = Arena::create(4096, HugePages::Never).unwrap();
+        assert_eq!(events(Content::Nothing, &layouts(), &arena), [KvEvent::nothing()]);
     }
 }

@@ -4,7 +4,9 @@
 //! * [`publisher`] turns them into bytes, keeps the last of them and sends them.
 //!
 //! A message that cannot be queued is dropped *after* it was numbered: a subscriber sees the gap and asks for a replay,
-//! or for a snapshot when the message was never encoded.
+//! or for a snapshot when the message was never encoded. Every message carries a digest of what is resident after it, edges of
+//! dropped messages included, so whoever has a wrong view finds out with the next message, and one comes at least every
+//! two seconds ([`BEAT_MS`]).
 
 mod feed;
 mod merge;
@@ -12,6 +14,6 @@ pub mod publisher;
 mod ring;
 mod tap;
 
-pub use feed::{Content, EdgeFact, EventFeed, Numbered, QUEUE_MESSAGES};
+pub use feed::{BEAT_MS, Content, EdgeFact, EventFeed, Numbered, QUEUE_MESSAGES};
 pub use publisher::{EventsError, Publisher};
 pub use tap::{TapId, Taps};

@@ -88,8 +88,9 @@ struct Stream {
 }
 
 async fn publish_all(mut socket: PubSocket, mut queue: mpsc::Receiver<Numbered>, stream: Stream) {
-    while let Some(Numbered { number, content }) = queue.recv().await {
-        let events = merge::events(content, stream.incarnation, &stream.layouts, &stream.arena);
+    while let Some(numbered) = queue.recv().await {
+        let number = numbered.number;
+        let events = merge::message(numbered, stream.incarnation, &stream.layouts, &stream.arena);
         let payload = Bytes::from(kv_event::encode(crate::clock::unix_ms() as f64 / 1e3, &events));
         stream.ring.lock().expect("no panic while held").push(number, payload.clone());
         let frames = vec![stream.topic.clone(), Bytes::copy_from_slice(&number.to_be_bytes()), payload];

@@ -53,7 +53,7 @@ fn block(arena: &Arena, key: BlockKey, view: Option<BlockView>) -> Block {
     let header = view.cpu.filter(|_| !view.filling).and_then(|slot| header(arena, slot, key.hash));
     Block {
         parent: view.row.parent.0.to_vec(),
-        route: view.row.route.0,
+        local: view.row.local.0,
         position: view.row.position,
         media: TierKind::ALL.into_iter().filter(|tier| view.tiers.contains(*tier)).map(|tier| tier.medium().into()).collect(),
         cpu_page: view.cpu.map(|slot| slot.0),

@@ -41,12 +41,12 @@ fn layouts(shared: &Shared) -> Vec<SnapshotLayout> {
 }
 
 fn block(row: &ResidencyEdge) -> Option<SnapshotBlock> {
-    let ResidencyEdge::Stored { key, tier, parent, route, position } = row else { return None };
+    let ResidencyEdge::Stored { key, tier, parent, local, position } = row else { return None };
     Some(SnapshotBlock {
         layout: key.layout.0.into(),
         hash: key.hash.0.to_vec(),
         parent: parent.0.to_vec(),
-        route: route.0,
+        local: local.0,
         position: *position,
         medium: tier.medium().into(),
     })

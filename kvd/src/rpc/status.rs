@@ -8,7 +8,7 @@ use crate::session::SOFTWARE;
 use kvd_block::{LayoutHandle, ResidencyEdge, TierKind};
 use kvd_ledger::TierTotals;
 use kvd_proto::PROTOCOL_VERSION;
-use kvd_proto::admin::{Counter, Layout, LayoutsReply, Scrub, Session, SessionsReply, StatusReply, Tier};
+use kvd_proto::admin::{Counter, Digest, Layout, LayoutsReply, Scrub, Session, SessionsReply, StatusReply, Tier};
 use std::collections::HashMap;
 use tonic::Status;
 
@@ -21,6 +21,7 @@ pub async fn status(shared: &Shared) -> Result<StatusReply, Stopped> {
         filling: usize,
         counters: kvd_ledger::Counters,
         next_event: u64,
+        digest: kvd_block::digest::Digest,
     }
     let seen = shared
         .driver
@@ -31,6 +32,7 @@ pub async fn status(shared: &Shared) -> Result<StatusReply, Stopped> {
             filling: view.ledger.slots_being_filled().len(),
             counters: *view.ledger.counters(),
             next_event: view.next_event,
+            digest: view.digest,
         })
         .await?;
     let addresses = &shared.addresses;
@@ -56,6 +58,7 @@ pub async fn status(shared: &Shared) -> Result<StatusReply, Stopped> {
         counters: counters::of(&seen.counters).map(|(counter, value)| Counter { name: counter.name.into(), value }).collect(),
         data_dir: shared.settings.nvme.path.as_ref().map_or_else(String::new, |path| path.display().to_string()),
         scrub: Some(scrub(shared)),
+        digest: Some(Digest { sum: seen.digest.sum, count: seen.digest.count }),
     })
 }
 

@@ -140,7 +140,7 @@ fn a_purge_that_was_answered_outlasts_a_kill_and_what_comes_after_it_stays() {
 #[test]
 #[ignore = "needs 9 GB of disk and some ten seconds"]
 fn a_million_rows_come_back_in_seconds() {
-    use kvd_block::{BlockKey, LayoutSpec, RouteHash, SequenceHash, SlotIndex};
+    use kvd_block::{BlockKey, LayoutSpec, LocalHash, SequenceHash, SlotIndex};
     const ROWS: u32 = 1_000_000;
     let home = Home::new();
     home.write_config("");
@@ -159,7 +159,7 @@ fn a_million_rows_come_back_in_seconds() {
             key: BlockKey { layout, hash: name(index) },
             address: SlotIndex(index / per_extent * extent_pages + 1 + index % per_extent * spec.slot_pages()),
             parent: if index.is_multiple_of(1000) { SequenceHash::ROOT } else { name(index - 1) },
-            route: RouteHash(index.into()),
+            local: LocalHash(index.into()),
             position: index % 1000,
         })
     };

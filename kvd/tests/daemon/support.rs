@@ -189,7 +189,7 @@ pub fn sequence(first: u32, count: u32) -> Vec<NewBlock> {
         NewBlock {
             hash: link.hash,
             parent: link.parent,
-            route: link.route,
+            local: link.local,
             position: link.position,
             tokens: tokens.iter().flat_map(|token| token.to_le_bytes()).collect(),
         }

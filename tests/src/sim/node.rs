@@ -276,7 +276,7 @@ impl<'w> Node<'w> {
                         key: block.key,
                         address: SlotIndex(0),
                         parent: block.parent,
-                        route: block.route,
+                        local: block.local,
                         position: block.position,
                     };
                     self.arenas[arena][block.slot.0 as usize] =

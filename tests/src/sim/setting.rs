@@ -2,7 +2,7 @@
 
 use crate::sim::bytes::Shape;
 use crate::sim::dice::Dice;
-use kvd_block::{LayoutHandle, LayoutId, NewBlock, PAGE_BYTES, Purges, RouteHash, SequenceHash};
+use kvd_block::{LayoutHandle, LayoutId, LocalHash, NewBlock, PAGE_BYTES, Purges, SequenceHash};
 use kvd_ledger::{Admission, Eviction, Input, LedgerConfig, SpaceConfig};
 
 /// Blocks at the start of every chain that all chains share, as prompts share their system prompt.
@@ -94,7 +94,7 @@ pub fn prompt(chain: u64, blocks: u64) -> Vec<NewBlock> {
         .map(|position| NewBlock {
             hash: name(chain, position),
             parent: if position == 0 { SequenceHash::ROOT } else { name(chain, position - 1) },
-            route: RouteHash(position),
+            local: LocalHash(position),
             position: position as u32,
             tokens: vec![],
         })

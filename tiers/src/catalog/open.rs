@@ -69,7 +69,8 @@ fn refuse_unknown_families(path: &Path) -> Result<(), CatalogError> {
 fn check_version(catalog: &Catalog) -> Result<(), CatalogError> {
     match catalog.meta(b"format")?.map(u16::from_le_bytes) {
         None => catalog.put_synced(META, b"format", &CATALOG_VERSION.to_le_bytes()),
-        Some(version) if version <= CATALOG_VERSION => Ok(()),
+        Some(CATALOG_VERSION) => Ok(()),
+        Some(version) if version < CATALOG_VERSION => catalog.begin_anew(),
         Some(version) => Err(CatalogError::Newer { path: catalog.path.clone(), found: format!("is of format version {version}") }),
     }
 }

@@ -1,6 +1,6 @@
 //! One row: which block is where. Offsets are in the catalog's module documentation.
 
-use kvd_block::{BlockKey, LayoutHandle, RouteHash, SequenceHash, SlotIndex};
+use kvd_block::{BlockKey, LayoutHandle, LocalHash, SequenceHash, SlotIndex};
 
 pub(super) const KEY_BYTES: usize = 18;
 pub(super) const VALUE_BYTES: usize = 32;
@@ -14,8 +14,8 @@ pub struct CatalogRow {
     pub address: SlotIndex,
     /// The block before it in its sequence.
     pub parent: SequenceHash,
-    /// Its routing name.
-    pub route: RouteHash,
+    /// What routers match its own tokens by.
+    pub local: LocalHash,
     /// How many blocks come before it.
     pub position: u32,
 }
@@ -53,7 +53,7 @@ pub(super) fn encode_value(row: &CatalogRow) -> [u8; VALUE_BYTES] {
     let mut bytes = [0; VALUE_BYTES];
     bytes[..4].copy_from_slice(&row.address.0.to_le_bytes());
     bytes[4..8].copy_from_slice(&row.position.to_le_bytes());
-    bytes[8..16].copy_from_slice(&row.route.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&row.local.0.to_le_bytes());
     bytes[16..].copy_from_slice(&row.parent.0);
     bytes
 }
@@ -66,7 +66,7 @@ pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<CatalogRow> {
         key: BlockKey { layout, hash: SequenceHash(part(key, 2)) },
         address: SlotIndex(u32::from_le_bytes(part(value, 0))),
         position: u32::from_le_bytes(part(value, 4)),
-        route: RouteHash(u64::from_le_bytes(part(value, 8))),
+        local: LocalHash(u64::from_le_bytes(part(value, 8))),
         parent: SequenceHash(part(value, 16)),
     })
 }
@@ -85,7 +85,7 @@ mod tests {
             key: BlockKey { layout: LayoutHandle(0x0102), hash: SequenceHash([3; 16]) },
             address: SlotIndex(4),
             parent: SequenceHash([5; 16]),
-            route: RouteHash(6),
+            local: LocalHash(6),
             position: 7,
         };
         let (key, value) = (encode_key(row.key), encode_value(&row));

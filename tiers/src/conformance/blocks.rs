@@ -1,7 +1,7 @@
 //! The blocks that checks write: whatever is in one follows from its layout and its seed, so that it can be told again later.
 
 use crate::tier::BlockName;
-use kvd_block::{BlockHeader, HEADER_BYTES, LayoutSpec, PAGE_BYTES, RouteHash, SequenceHash, SlotIndex};
+use kvd_block::{BlockHeader, HEADER_BYTES, LayoutSpec, LocalHash, PAGE_BYTES, SequenceHash, SlotIndex};
 use kvd_shm::Slot;
 
 /// A small layout whose payload is not whole pages: two stripes of 6,000 bytes.
@@ -59,7 +59,7 @@ pub(crate) fn seal_payload(slot: &Slot, layout: &LayoutSpec, seed: u64, payload:
     let header = BlockHeader {
         hash: name.hash,
         parent: SequenceHash::ROOT,
-        route: RouteHash(seed),
+        local: LocalHash(seed),
         position: 0,
         created_unix_ms: 0,
         generation: 0,

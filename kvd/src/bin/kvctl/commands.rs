@@ -237,7 +237,7 @@ fn tier_json(tier: &Tier) -> Value {
 
 fn block_json(block: &Block) -> Value {
     json!({
-        "layout": block.layout, "hash": hex(&block.hash), "parent": hex(&block.parent), "route": block.route,
+        "layout": block.layout, "hash": hex(&block.hash), "parent": hex(&block.parent), "local": block.local,
         "position": block.position, "known": block.known, "media": block.media, "cpu_page": block.cpu_page,
         "storage_page": block.storage_page, "filling": block.filling, "pinned": block.pinned, "users": block.users,
         "created_unix_ms": block.created_unix_ms, "tokens": block.tokens,
@@ -252,7 +252,8 @@ fn status_json(status: &StatusReply) -> Value {
         "uptime_ms": status.uptime_ms, "draining": status.draining, "socket": status.socket, "data_dir": status.data_dir,
         "admin_address": status.admin_address, "metrics_address": status.metrics_address,
         "events_address": status.events_address, "replay_address": status.replay_address,
-        "next_event": status.next_event, "events_dropped": status.events_dropped, "engines": status.engines,
+        "next_event": status.next_event, "digest": status.digest.map(|digest| json!({ "sum": digest.sum, "count": digest.count })),
+        "events_dropped": status.events_dropped, "engines": status.engines,
         "open_leases": status.open_leases, "open_transfers": status.open_transfers,
         "slots_being_filled": status.slots_being_filled,
         "tiers": status.tiers.iter().map(tier_json).collect::<Vec<_>>(), "counters": counters,
