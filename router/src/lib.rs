@@ -2,8 +2,10 @@
 //!
 //! * [`index`]: exact membership of (block, holder, medium) and the longest usable prefix of a prompt per worker. Pure.
 //! * [`hash`]: prompts into the hashes the index is asked with. Pure.
+//! * [`route`]: what each worker would cost in milliseconds, and which one is taken. Pure.
 
 #![forbid(unsafe_code)]
 
 pub mod hash;
 pub mod index;
+pub mod route;
