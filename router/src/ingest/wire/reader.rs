@@ -201,32 +201,37 @@ impl<'a> Reader<'a> {
         let Some(count) = self.array("token_ids")? else { return Ok(0) };
         let start = bytes.len();
         bytes.resize(start + count * 4, 0);
+        // A cursor of its own stays in a register, which makes this loop twice as fast.
+        let mut rest = self.rest;
         for place in bytes[start..].chunks_exact_mut(4) {
-            place.copy_from_slice(&self.token()?.to_le_bytes());
+            let token = match *rest {
+                [0xcd, high, low, ref after @ ..] => {
+                    rest = after;
+                    u32::from(u16::from_be_bytes([high, low]))
+                }
+                [0xce, a, b, c, d, ref after @ ..] => {
+                    rest = after;
+                    u32::from_be_bytes([a, b, c, d])
+                }
+                [value @ 0..=0x7f, ref after @ ..] => {
+                    rest = after;
+                    value.into()
+                }
+                _ => {
+                    self.rest = rest;
+                    let token = self.rare_token()?;
+                    rest = self.rest;
+                    token
+                }
+            };
+            place.copy_from_slice(&token.to_le_bytes());
         }
+        self.rest = rest;
         Ok(count)
     }
 
-    #[inline]
-    fn token(&mut self) -> Result<u32, WireError> {
-        match *self.rest {
-            [value @ 0..=0x7f, ref rest @ ..] => {
-                self.rest = rest;
-                Ok(value.into())
-            }
-            [0xcd, high, low, ref rest @ ..] => {
-                self.rest = rest;
-                Ok(u16::from_be_bytes([high, low]).into())
-            }
-            [0xce, a, b, c, d, ref rest @ ..] => {
-                self.rest = rest;
-                Ok(u32::from_be_bytes([a, b, c, d]))
-            }
-            _ => self.rare_token(),
-        }
-    }
-
     #[cold]
+    #[inline(never)]
     fn rare_token(&mut self) -> Result<u32, WireError> {
         let error = self.unexpected("a token");
         let out_of_range = WireError::OutOfRange { what: "a token" };
