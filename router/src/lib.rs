@@ -3,10 +3,12 @@
 //! * [`index`]: exact membership of (block, holder, medium) and the longest usable prefix of a prompt per worker. Pure, a crate of
 //!   its own.
 //! * [`hash`]: prompts into the hashes the index is asked with. Pure.
+//! * [`ingest`]: publishers' event streams into the index.
 //! * [`route`]: what each worker would cost in milliseconds, and which one is taken. Pure.
 
 #![forbid(unsafe_code)]
 
 pub mod hash;
 pub use kvd_index as index;
+pub mod ingest;
 pub mod route;
