@@ -49,7 +49,7 @@ wheel: rust vllm ## the Python wheel of the connectors, installed beside vLLM in
 	@$(SETUP)/wheel.sh
 
 bench: rust ## one bench, as in `make bench NAME=ledger_step`; without NAME, a list
-	@KVD_PYTHON=$(PYTHON_WITH_VLLM) KVD_BIN=$(RELEASE)/kvd cargo xtask bench $(NAME)
+	@KVD_PYTHON=$(PYTHON_WITH_VLLM) KVD_BIN=$(RELEASE)/kvd KVD_ROUTER_BIN=$(RELEASE)/kvd-router cargo xtask bench $(NAME)
 
 lint: rust ## format, clippy, dependency graph and tidiness
 	@cargo fmt --all --check

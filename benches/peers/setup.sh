@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes the Python environments of the stores that `make bench NAME=peers` measures beside kvd, in $KVD_CACHE/peers.
-# Nothing else uses them. About 0.8 GB; torch and what it needs are borrowed from vLLM's environment.
+# Nothing else uses them. About 0.9 GB; torch and what it needs are borrowed from vLLM's environment.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,12 +16,12 @@ if [ "$(cat "$marker" 2>/dev/null)" = "$stamp" ]; then
     exit 0
 fi
 
-echo "installing Mooncake and LMCache into $peers"
+echo "installing Mooncake, LMCache and Dynamo into $peers"
 export UV_CACHE_DIR=$cache/uv UV_LINK_MODE=hardlink
 uv() { "$cache/tools-venv/bin/uv" "$@" </dev/null; }
 mkdir -p "$peers"
 rm -f "$marker"
-for peer in mooncake lmcache; do
+for peer in mooncake lmcache dynamo; do
     rm -rf "${peers:?}/$peer"
     uv venv --quiet --python "$vllm/bin/python" "$peers/$peer"
     uv pip install --quiet --python "$peers/$peer/bin/python" --no-deps -r "$here/$peer.pins.txt"

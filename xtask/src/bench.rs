@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::repository::Repository;
 
-/// The benches that are not Rust: one measures inside a real engine's process, one drives other stores, whose clients are Python.
-const IN_PYTHON: [(&str, &str); 2] = [("vllm_overhead", "tests/e2e/overhead.py"), ("peers", "benches/peers/main.py")];
+/// The benches that are not Rust: one measures inside a real engine's process, others drive peers whose clients are Python.
+const IN_PYTHON: [(&str, &str); 3] =
+    [("vllm_overhead", "tests/e2e/overhead.py"), ("peers", "benches/peers/main.py"), ("router_ingest", "benches/peers/router_ingest.py")];
 /// Benches that compile a peer, each a workspace of its own.
 const BESIDE_A_PEER: [(&str, &str); 1] = [("router_peer", "benches/router-peer/Cargo.toml")];
 const ROW: [&str; 6] = ["metric", "unit", "ours", "reference", "ratio", "runs"];
