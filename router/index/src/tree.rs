@@ -1,6 +1,6 @@
 //! The index: runs of blocks, found by name or by following a prompt.
 //!
-//! A block is stored once however many hold it: 18 bytes in its run and about 14 in the table of names. What a holder adds is a
+//! A block is stored once however many hold it: 18 bytes in its run and about 17 in the table of names. What a holder adds is a
 //! stretch of eight bytes per run. Following a prompt compares it with whole runs, so its cost is that of reading memory in
 //! order, plus one table look-up a run.
 
