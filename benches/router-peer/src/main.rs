@@ -9,6 +9,7 @@
 
 #![deny(unsafe_code)]
 
+mod differences;
 mod inputs;
 mod ours;
 mod peer;
@@ -56,5 +57,6 @@ fn main() -> anyhow::Result<()> {
     for (_, shape) in SHAPES.into_iter().enumerate().filter(|(at, _)| only.is_none_or(|only| only == *at)) {
         scenes::compare(shape, memberships, runs, &mut report);
     }
+    differences::count(&mut report);
     Ok(report.publish()?)
 }

@@ -1,12 +1,12 @@
 //! The peer: its compressed concurrent radix tree behind its pool of event threads.
 
 use crate::inputs::Message;
+use dynamo_kv_router::ConcurrentRadixTreeCompressed;
 use dynamo_kv_router::indexer::{SyncIndexer, ThreadPoolIndexer};
 use dynamo_kv_router::protocols::{
     ExternalSequenceBlockHash, KvCacheEvent, KvCacheEventData, KvCacheRemoveData, KvCacheStoreData, KvCacheStoredBlockData, LocalBlockHash,
     RouterEvent,
 };
-use dynamo_kv_router::ConcurrentRadixTreeCompressed;
 use kvd_block::LocalHash;
 
 /// See the module.
@@ -53,8 +53,14 @@ impl Peer {
 
     /// Blocks of the prompt's prefix by worker.
     pub fn scores(&self, prompt: &[LocalBlockHash]) -> Vec<(usize, u32)> {
-        let mut scores: Vec<(usize, u32)> =
-            self.pool.backend().find_matches(prompt, false).scores.iter().map(|(worker, blocks)| (worker.worker_id as usize, *blocks)).collect();
+        let mut scores: Vec<(usize, u32)> = self
+            .pool
+            .backend()
+            .find_matches(prompt, false)
+            .scores
+            .iter()
+            .map(|(worker, blocks)| (worker.worker_id as usize, *blocks))
+            .collect();
         scores.sort_unstable();
         scores
     }

@@ -48,7 +48,9 @@ pub fn compare(shape: Shape, memberships: usize, runs: usize, report: &mut Repor
         ours: all.iter().map(|(ours, _)| value(ours)).collect(),
         reference: all.iter().map(|(_, peer)| value(peer)).collect(),
     };
-    let mut row = |what: &str, unit: &str, better, value: fn(&Run) -> f64| report.push(Row::compare(format!("{shape}: {what}"), unit, better, &both(value)));
+    let mut row = |what: &str, unit: &str, better, value: fn(&Run) -> f64| {
+        report.push(Row::compare(format!("{shape}: {what}"), unit, better, &both(value)))
+    };
     row("store a block, CPU", "ns", Better::Lower, |run| run.store_ns);
     row("store a block, CPU, 2 threads", "ns", Better::Lower, |run| run.store_2_ns);
     row("remove a block, CPU", "ns", Better::Lower, |run| run.remove_ns);
