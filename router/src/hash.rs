@@ -34,20 +34,28 @@ pub struct MediaSpan {
 /// When `block_tokens` is 0.
 pub fn hash_prompt(tokens: &[u32], block_tokens: usize, identity: &PromptIdentity, media: &[MediaSpan], hashes: &mut Vec<LocalHash>) {
     let seed = route::seed(&identity.lora, &identity.salt);
-    let mut bytes = Vec::with_capacity(block_tokens * 4 + media.len() * 8);
     hashes.reserve(tokens.len() / block_tokens);
+    let mut bytes = Vec::new();
     for (position, block) in tokens.chunks_exact(block_tokens).enumerate() {
-        bytes.clear();
-        bytes.extend(block.iter().flat_map(|token| token.to_le_bytes()));
-        if !media.is_empty() {
-            let (from, to) = (position * block_tokens, (position + 1) * block_tokens);
-            let mut inside: Vec<u64> =
-                media.iter().filter(|span| span.from_token < to && span.to_token > from).map(|span| span.hash).collect();
-            inside.sort_unstable();
+        let inside = hashes_inside(media, position * block_tokens, (position + 1) * block_tokens);
+        // Tokens lie in memory as they are hashed: a block without media is hashed where it is.
+        let hash = if cfg!(target_endian = "little") && inside.is_empty() {
+            xxh3_64_with_seed(bytemuck::cast_slice(block), seed)
+        } else {
+            bytes.clear();
+            bytes.extend(block.iter().flat_map(|token| token.to_le_bytes()));
             bytes.extend(inside.iter().flat_map(|hash| hash.to_le_bytes()));
-        }
-        hashes.push(LocalHash(xxh3_64_with_seed(&bytes, seed)));
+            xxh3_64_with_seed(&bytes, seed)
+        };
+        hashes.push(LocalHash(hash));
     }
+}
+
+/// Content hashes of what overlaps a block, sorted.
+fn hashes_inside(media: &[MediaSpan], from: usize, to: usize) -> Vec<u64> {
+    let mut inside: Vec<u64> = media.iter().filter(|span| span.from_token < to && span.to_token > from).map(|span| span.hash).collect();
+    inside.sort_unstable();
+    inside
 }
 
 #[cfg(test)]
