@@ -161,7 +161,7 @@ impl Applier {
         self.version
     }
 
-    /// Why the publisher was refused.
+    /// Why the publisher was refused, until something of it was applied.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.refusal.as_ref()
     }
@@ -182,7 +182,6 @@ impl Applier {
         self.holders.clear();
         self.decoder.forget();
         self.life = None;
-        self.refusal = None;
         if let Publisher::Engine { block_tokens, .. } = self.publisher {
             self.block_tokens = block_tokens;
         }
@@ -219,6 +218,7 @@ impl Applier {
             return Applied::Judged(Verdict::Diverged);
         }
         self.life = batch.incarnation.or(self.life);
+        self.refusal = None;
         let expected = batch.digest.filter(|_| compare);
         let (mut indexes, seats) = self.holders.lock();
         for (event, seat) in batch.events().zip(&self.seats) {
@@ -261,7 +261,8 @@ impl Applier {
         Applied::Judged(if differs { Verdict::Diverged } else { Verdict::Sound })
     }
 
-    fn refuse(&mut self, refusal: Refusal) -> Applied {
+    /// Forgets all blocks, and remembers why.
+    pub fn refuse(&mut self, refusal: Refusal) -> Applied {
         self.holders.clear();
         self.refusal = Some(refusal);
         Applied::Judged(Verdict::Refused)
@@ -302,7 +303,7 @@ impl Applier {
             if seat.is_none() && (names > 0 || attention.is_some()) {
                 let facts = match (key, &publisher) {
                     (HolderKey::Layout(layout), _) => match layouts.get(&layout) {
-                        Some(facts) => Some((facts.clone(), salt(layout))),
+                        Some(facts) => Some((facts.clone(), layout.salt())),
                         None => return Seated::NeedsLayouts,
                     },
                     (HolderKey::Group { group, .. }, Publisher::Engine { model, .. }) => block_tokens.map(|block_tokens| {
@@ -385,7 +386,7 @@ impl Applier {
             None => {
                 let facts = self.layouts.get(&layout).ok_or(Refusal::UnknownLayout(layout))?;
                 self.version += 1;
-                self.holders.add(key, &facts.namespace, facts.group, salt(layout), facts.attention)?
+                self.holders.add(key, &facts.namespace, facts.group, layout.salt(), facts.attention)?
             }
         };
         let (mut indexes, seats) = self.holders.lock();
@@ -399,11 +400,6 @@ impl Applier {
         run.locals.clear();
         Ok(())
     }
-}
-
-/// What keeps layouts apart in a digest.
-fn salt(layout: LayoutId) -> u64 {
-    u64::from_le_bytes(layout.0[..8].try_into().expect("8 of 16 bytes"))
 }
 
 /// One block of a snapshot.
@@ -427,7 +423,7 @@ impl Edge {
             medium: Medium::named(&block.medium)?,
             parent,
             name: name(&block.hash)?,
-            local: LocalHash(block.route),
+            local: LocalHash(block.local),
         })
     }
 }

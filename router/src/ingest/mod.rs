@@ -8,12 +8,14 @@
 //!
 //! * [`wire`]: payloads into residency edges. Pure.
 //! * [`stream`]: one publisher's numbers, losses, lives and repairs. Pure.
+//! * [`source`]: sockets and tasks around them.
 //! * [`apply`]: messages and snapshots into the index.
 //! * [`namespaces`]: the indexes, one for each model and block size.
 
 pub mod apply;
 mod holders;
 pub mod namespaces;
+pub mod source;
 pub mod stream;
 pub mod wire;
 

@@ -225,7 +225,7 @@ impl Publisher {
             layout: 0,
             hash: sixteen_bytes(name(*chain, *position)),
             parent: if *position == 0 { vec![0; 16] } else { sixteen_bytes(name(*chain, position - 1)) },
-            route: chain_locals(*chain)[*position as usize].0,
+            local: chain_locals(*chain)[*position as usize].0,
             position: *position,
             medium: ["GPU", "CPU", "STORAGE"][usize::from(*medium)].into(),
         };

@@ -61,6 +61,13 @@ impl<P> Stream<P> {
         }
     }
 
+    /// The publisher cannot be followed at all, as a part of its snapshot shows. It is tried again when it connects anew.
+    pub fn refuse(&mut self) {
+        self.forget();
+        self.reason = Reason::Refused;
+        self.phase = Phase::Refused;
+    }
+
     /// How applying or comparing went.
     pub fn done(&mut self, verdict: Verdict) {
         let applied = self.applying.take();
@@ -83,11 +90,7 @@ impl<P> Stream<P> {
                 // A replay would bring the same bytes.
                 if self.means.snapshot { self.repair(Reason::Malformed) } else { self.begin_after(applied.map(|(number, ..)| number)) }
             }
-            (Verdict::Refused, _) => {
-                self.forget();
-                self.reason = Reason::Refused;
-                self.phase = Phase::Refused;
-            }
+            (Verdict::Refused, _) => self.refuse(),
         }
     }
 
