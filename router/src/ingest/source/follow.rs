@@ -20,6 +20,8 @@ use tracing::{info, warn};
 const MOST_ANSWERS: usize = 256;
 /// Without anything to do, the status is still brought up to date this often.
 const IDLE: Duration = Duration::from_secs(1);
+/// While messages come, it is brought up to date this often.
+const BUSY: Duration = Duration::from_millis(50);
 
 /// What a question brought.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ pub(super) struct Follower {
     status: Arc<Mutex<StreamStatus>>,
     said: Said,
     last_message: Option<Instant>,
+    /// When the status is brought up to date next.
+    refresh: Instant,
     rate: Rate,
     failure: Option<String>,
 }
@@ -129,6 +133,7 @@ impl Follower {
             status,
             said: Said::default(),
             last_message: None,
+            refresh: now,
             rate: Rate { since: now, events: 0, per_second: 0.0 },
             failure: None,
         }
@@ -154,8 +159,7 @@ impl Follower {
 
     /// The next thing that happens. `None` when nothing ever will.
     async fn input(&mut self, arrivals: &mut Arrivals) -> Option<Input<SnapshotPart>> {
-        let due = self.stream.deadline().map_or(Instant::now() + IDLE, |due| self.began + Duration::from_millis(due));
-        let due = due.min(Instant::now() + IDLE);
+        let due = self.stream.deadline().map_or(self.refresh, |due| self.refresh.min(self.began + Duration::from_millis(due)));
         tokio::select! {
             biased;
             answer = self.answers.1.recv() => Some(self.answered(answer?)),
@@ -252,23 +256,33 @@ impl Follower {
 
     /// Tells others what is known now, and the log what is new.
     fn report(&mut self) {
-        let state = self.stream.state();
-        let changed = self.said.state != Some(state) || self.said.version != self.applier.version();
+        let (state, version) = (self.stream.state(), self.applier.version());
+        let changed = self.said.state != Some(state) || self.said.version != version;
+        let now = Instant::now();
+        if !changed && now < self.refresh {
+            // A look at the status is due soon after something came.
+            self.refresh = self.refresh.min(now + BUSY);
+            return;
+        }
         if self.said.state != Some(state) {
             self.log_state(state);
         }
-        (self.said.state, self.said.version) = (Some(state), self.applier.version());
+        (self.said.state, self.said.version) = (Some(state), version);
         self.log_errors();
-        let now = Instant::now();
         self.rate.note(now, self.applier.tally().events);
-        let view = || StreamView { state, why: self.applier.refusal().map(ToString::to_string), holders: self.applier.views() };
+        self.refresh = now + IDLE;
         if changed {
-            let at = self.at;
-            self.views.send_modify(|views| views[at] = view());
+            let (at, why) = (self.at, self.applier.refusal().map(ToString::to_string));
+            let view = StreamView { state, why, holders: self.applier.views() };
+            self.views.send_modify(|views| views[at] = view);
         }
-        *self.status.lock().unwrap_or_else(|broken| broken.into_inner()) = StreamStatus {
+        *self.status.lock().unwrap_or_else(|broken| broken.into_inner()) = self.current_status(now);
+    }
+
+    fn current_status(&self, now: Instant) -> StreamStatus {
+        StreamStatus {
             name: self.name.clone(),
-            state,
+            state: self.stream.state(),
             why: self.applier.refusal().map(ToString::to_string).or_else(|| self.failure.clone()),
             last_error: self.applier.error().map(ToString::to_string),
             last_number: self.stream.last_number(),
@@ -279,7 +293,7 @@ impl Follower {
             counts: self.stream.counts(),
             flooded: self.losses.flooded.load(Ordering::Relaxed),
             misframed: self.losses.misframed.load(Ordering::Relaxed),
-        };
+        }
     }
 
     fn log_state(&mut self, state: State) {

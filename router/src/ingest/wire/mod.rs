@@ -168,6 +168,11 @@ impl Batch {
         self.records.iter().map(|record| self.event(record))
     }
 
+    /// The event at a place in their order.
+    pub fn event_at(&self, at: usize) -> Option<Event<'_>> {
+        self.records.get(at).map(|record| self.event(record))
+    }
+
     fn event<'b>(&'b self, record: &Record) -> Event<'b> {
         let names = &self.buffers.names[record.names.clone()];
         let Record { group, layout, medium, parent, block_tokens, attention, .. } = *record;
