@@ -54,7 +54,7 @@ fn tally(decoder: &mut Decoder, name: &str) -> [usize; 5] {
         match event {
             Event::Stored(stored) => (counts[0], counts[1]) = (counts[0] + 1, counts[1] + stored.names.len()),
             Event::Removed { names, .. } => (counts[2], counts[3]) = (counts[2] + 1, counts[3] + names.len()),
-            Event::Cleared { .. } => counts[4] += 1,
+            Event::Cleared => counts[4] += 1,
         }
     }
     counts
@@ -123,7 +123,7 @@ fn vllm_hashes_as_integers_name_blocks_of_known_tokens() {
     let payload = capture("vllm0320_int_seq7");
     let mut decoder = decoder();
     let events: Vec<Event> = decoder.decode(&payload).unwrap().events().collect();
-    assert_eq!(events[0], Event::Cleared { incarnation: None });
+    assert_eq!(events[0], Event::Cleared);
     let block = stored(&events[1]);
     assert_eq!((block.parent, block.names), (None, &[BlockName(702757842669265042)][..]));
     assert_eq!((block.medium, block.block_tokens, block.attention), (Medium::Device, 32, Some(Attention::Full)));

@@ -54,7 +54,7 @@ fn removals_and_clears_may_be_arrays() {
     let events: Vec<Event> = decoder.decode(&payload).unwrap().events().collect();
     let names = &[BlockName(u64::MAX)][..];
     assert_eq!(events[0], Event::Removed { group: 0, layout: None, medium: Medium::Device, names });
-    assert_eq!(events[1], Event::Cleared { incarnation: None });
+    assert_eq!(events[1], Event::Cleared);
 }
 
 #[test]
@@ -107,9 +107,9 @@ fn kvd_tells_local_hashes_layout_and_digest() {
     let mut decoder = Decoder::new(Naming::Kvd);
     let payload = payload(1.0, &events);
     let batch = decoder.decode(&payload).unwrap();
-    assert_eq!(batch.digest, Some(Digest { sum: 5, count: 1 }));
+    assert_eq!((batch.digest, batch.incarnation), (Some(Digest { sum: 5, count: 1 }), Some(9)));
     let events: Vec<Event> = batch.events().collect();
-    assert_eq!(events[0], Event::Cleared { incarnation: Some(9) });
+    assert_eq!(events[0], Event::Cleared);
     let Event::Stored(stored) = events[1] else { panic!() };
     assert_eq!((stored.names, stored.locals), (&[BlockName(1)][..], &[LocalHash(77)][..]));
     assert_eq!((stored.medium, stored.group, stored.layout.unwrap().0[15]), (Medium::Disk, 1, 15));

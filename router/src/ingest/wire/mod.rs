@@ -59,6 +59,16 @@ impl Attention {
             _ => Attention::Full,
         }
     }
+
+    /// Blocks before the end of a prefix that are needed; `None` for all. As vLLM counts them: the token that comes next is
+    /// part of its own window.
+    pub fn window_blocks(self, block_tokens: u32) -> Option<u32> {
+        match self {
+            Attention::Full => None,
+            Attention::Window { tokens } => Some(tokens.saturating_sub(1).div_ceil(block_tokens).max(1)),
+            Attention::State => Some(1),
+        }
+    }
 }
 
 /// Blocks gained by a medium, each the parent of the next.
@@ -99,10 +109,7 @@ pub enum Event<'b> {
         names: &'b [BlockName],
     },
     /// Nothing of this publisher is anywhere any more.
-    Cleared {
-        /// The life of the kvd that begins here.
-        incarnation: Option<u64>,
-    },
+    Cleared,
 }
 
 /// Parts of a message that were understood and cannot be used. None of them makes the index claim what is not so.
@@ -116,6 +123,13 @@ pub struct Skipped {
     pub unplaced: u64,
 }
 
+impl Skipped {
+    /// Of two messages together.
+    pub fn and(self, other: Skipped) -> Skipped {
+        Skipped { events: self.events + other.events, media: self.media + other.media, unplaced: self.unplaced + other.unplaced }
+    }
+}
+
 #[derive(Debug)]
 struct Record {
     kind: Kind,
@@ -127,7 +141,6 @@ struct Record {
     locals: Range<usize>,
     block_tokens: u32,
     attention: Option<Attention>,
-    incarnation: Option<u64>,
     /// The blocks before the first named one are told only by their tokens.
     headless: bool,
 }
@@ -143,6 +156,8 @@ pub struct Batch {
     pub rank: Option<u32>,
     /// Over all that kvd has after this message.
     pub digest: Option<Digest>,
+    /// Life of the kvd that speaks.
+    pub incarnation: Option<u64>,
     /// What could not be used.
     pub skipped: Skipped,
 }
@@ -153,16 +168,21 @@ impl Batch {
         self.records.iter().map(|record| self.event(record))
     }
 
+    /// The event at a place in their order.
+    pub fn event_at(&self, at: usize) -> Option<Event<'_>> {
+        self.records.get(at).map(|record| self.event(record))
+    }
+
     fn event<'b>(&'b self, record: &Record) -> Event<'b> {
         let names = &self.buffers.names[record.names.clone()];
-        let Record { group, layout, medium, parent, block_tokens, attention, incarnation, .. } = *record;
+        let Record { group, layout, medium, parent, block_tokens, attention, .. } = *record;
         match record.kind {
             Kind::Stored => {
                 let locals = &self.buffers.locals[record.locals.clone()];
                 Event::Stored(StoredEvent { group, layout, medium, parent, names, locals, block_tokens, attention })
             }
             Kind::Removed => Event::Removed { group, layout, medium, names },
-            Kind::Cleared | Kind::Unknown => Event::Cleared { incarnation },
+            Kind::Cleared | Kind::Unknown => Event::Cleared,
         }
     }
 
@@ -176,7 +196,7 @@ impl Batch {
         locals.shrink_to(KEPT);
         tokens.clear();
         tokens.shrink_to(4 * KEPT);
-        (self.rank, self.digest, self.skipped) = (None, None, Skipped::default());
+        (self.rank, self.digest, self.incarnation, self.skipped) = (None, None, None, Skipped::default());
     }
 }
 
@@ -207,6 +227,11 @@ impl Decoder {
         self.salted.clear();
     }
 
+    /// The message that was decoded last.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
     /// Reads one message. After an error nothing of it may be used.
     pub fn decode(&mut self, payload: &[u8]) -> Result<&Batch, WireError> {
         self.batch.clear();
@@ -232,6 +257,7 @@ impl Decoder {
     fn read_event(&mut self, reader: &mut Reader<'_>) -> Result<(), WireError> {
         let fields = fields::event(reader, &mut self.hashes, &mut self.batch.buffers)?;
         self.batch.digest = fields.digest.or(self.batch.digest);
+        self.batch.incarnation = fields.incarnation.or(self.batch.incarnation);
         let medium = match (fields.kind, fields.medium) {
             (Kind::Unknown, _) => {
                 self.batch.skipped.events += 1;
@@ -256,7 +282,6 @@ impl Decoder {
             locals: 0..0,
             block_tokens: fields.block_tokens,
             attention: fields.attention.map(|name| Attention::named(name, fields.window_tokens)),
-            incarnation: fields.incarnation,
             headless: false,
         };
         match fields.kind {
