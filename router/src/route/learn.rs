@@ -209,8 +209,8 @@ pub struct Speeds {
     decode: Fit<2>,
     /// Milliseconds a byte, by medium.
     onboard_ms_per_byte: [f64; 4],
-    /// Average time from the first token of an answer to its last.
-    answer_ms: f64,
+    /// How long a request holds its blocks on average.
+    held_ms: f64,
     observed: u64,
 }
 
@@ -223,10 +223,10 @@ fn prefill_points() -> [[f64; 3]; 4] {
 const DECODE_POINTS: [[f64; 2]; 2] = [[1.0, 1.0], [1.0, 64.0]];
 /// A worker that computed fewer prompts is thought to be like the others.
 const SOME_PREFILLS: u64 = 16;
-/// What an answer is thought to take before any ended.
-const START_ANSWER_MS: f64 = 5_000.0;
-/// Weight of the newest of the answers' times.
-const ANSWER_STEP: f64 = 0.05;
+/// How long a request is thought to hold its blocks before any ended.
+const START_HELD_MS: f64 = 5_000.0;
+/// Weight of the newest of those times.
+const HELD_STEP: f64 = 0.05;
 
 /// Scales that bring the features of usual requests near 1.
 const TOKEN_SCALE: f64 = 1e-3;
@@ -254,7 +254,7 @@ impl Speeds {
             prefill: Fit::believing(prefill, &prefill_points()),
             decode: Fit::believing(decode, &DECODE_POINTS),
             onboard_ms_per_byte,
-            answer_ms: START_ANSWER_MS,
+            held_ms: START_HELD_MS,
             observed: 0,
         }
     }
@@ -265,7 +265,7 @@ impl Speeds {
             self.prefill.believe(fleet.prefill.theta, &prefill_points());
             self.decode.believe(fleet.decode.theta, &DECODE_POINTS);
             self.onboard_ms_per_byte = fleet.onboard_ms_per_byte;
-            self.answer_ms = fleet.answer_ms;
+            self.held_ms = fleet.held_ms;
         }
     }
 
@@ -314,16 +314,16 @@ impl Speeds {
         }
     }
 
-    /// An answer took so long from its first token.
-    pub fn answer_took(&mut self, took_ms: f64) {
+    /// A request held its blocks so long, from the beginning of its prefill to the end of its answer.
+    pub fn was_held(&mut self, took_ms: f64) {
         if took_ms.is_finite() && took_ms >= 0.0 {
-            self.answer_ms += ANSWER_STEP * (took_ms.min(MOST_MS) - self.answer_ms);
+            self.held_ms += HELD_STEP * (took_ms.min(MOST_MS) - self.held_ms);
         }
     }
 
-    /// How long answers take on average.
-    pub fn answer_ms(&self) -> f64 {
-        self.answer_ms
+    /// How long requests hold their blocks on average.
+    pub fn held_ms(&self) -> f64 {
+        self.held_ms
     }
 
     /// Loading so many bytes took so long.

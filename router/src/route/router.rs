@@ -408,9 +408,10 @@ impl Router {
             self.footprints.withdraw(&marks, done.worker, id.0);
         }
         if let Some(decode_ms) = done.decode_ms {
-            self.fleet.answer_took(decode_ms);
+            let held_ms = decode_ms + self.fleet.prefill_ms(1, done.work);
+            self.fleet.was_held(held_ms);
             if let Some(of) = self.workers.get_mut(done.worker.0 as usize).and_then(Option::as_mut) {
-                of.speeds.answer_took(decode_ms);
+                of.speeds.was_held(held_ms);
             }
         }
         let Some((decode_ms, tokens)) = done.decode_ms.zip(output_tokens.filter(|tokens| *tokens > 1)) else { return true };
@@ -471,13 +472,13 @@ fn full(profile: &WorkerProfile, load: &Load, terms: &Terms) -> Option<Excluded>
     (requests || tokens).then_some(Excluded::Full)
 }
 
-/// Until answers have ended that hold the blocks a request lacks. Blocks are given back evenly over the time that answers take.
+/// Until answers have ended that hold the blocks a request lacks. Blocks are given back evenly over the time that they are held.
 fn room_ms(profile: &WorkerProfile, load: &Load, request: &RouteRequest, speeds: &Speeds) -> f64 {
     let lacking = (load.blocks + request.total_blocks()).saturating_sub(profile.device_blocks);
     if profile.device_blocks == 0 || lacking == 0 || load.blocks == 0 {
         return 0.0;
     }
-    speeds.answer_ms() * lacking as f64 / load.blocks.min(profile.device_blocks) as f64
+    speeds.held_ms() * lacking as f64 / load.blocks.min(profile.device_blocks) as f64
 }
 
 /// What is believed to be there. A worker that the index does not know completely is believed to have what was sent there lately
