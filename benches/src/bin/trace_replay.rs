@@ -12,12 +12,16 @@ use clap::Parser;
 use kvd_benches::fleet::{Fleet, Machine, Outcome, pooled_reuse, simulate};
 use kvd_benches::traces::{Trace, load_all};
 use kvd_benches::{Report, Row};
-use kvd_router::route::{Mode, QueuePolicy, RouteSettings, StartSpeeds};
+use kvd_router::route::{Mode, QueuePolicy, QueueSettings, RouteSettings, StartSpeeds};
 use std::path::PathBuf;
 
 const MODES: [Mode; 6] = [Mode::Kv, Mode::Approximate, Mode::LeastLoaded, Mode::PowerOfTwo, Mode::RoundRobin, Mode::Random];
 /// Whole replays of the longest traces take minutes: requests beyond so many blocks in all are left out.
 const MOST_BLOCKS: usize = 500_000;
+/// A shorter slice says nothing.
+const LEAST_REQUESTS: usize = 100;
+/// With a queue in front: prompt tokens that a worker may have waiting.
+const HELD_TOKENS: u64 = 32_768;
 
 #[derive(Parser)]
 struct Arguments {
@@ -62,10 +66,10 @@ fn main() -> Result<()> {
     let traces = load_all(arguments.traces.as_ref().unwrap_or(&fixtures))?;
     let mut report = Report::new("trace_replay");
     for trace in traces.into_iter().map(cut) {
-        for (machine, tiers) in [(Machine::large(), "kvd"), (Machine::large().bare(), "bare"), (Machine::small(), "kvd")] {
+        for (machine, tiers, sizes) in arguments.machines() {
             let name = format!("{}, {}, {tiers}", trace.name, machine.name);
-            if name.contains(&arguments.only) && trace.requests.len() >= 100 {
-                fleets(&name, &trace, machine, &arguments, &mut report)?;
+            if name.contains(&arguments.only) && trace.requests.len() >= LEAST_REQUESTS {
+                fleets(&name, &trace, machine, &sizes, &arguments, &mut report);
             }
         }
     }
@@ -82,13 +86,13 @@ fn cut(mut trace: Trace) -> Trace {
     trace
 }
 
-fn fleets(name: &str, trace: &Trace, machine: Machine, arguments: &Arguments, report: &mut Report) -> Result<()> {
+fn fleets(name: &str, trace: &Trace, machine: Machine, sizes: &[usize], arguments: &Arguments, report: &mut Report) {
     println!("{name}: {} requests. A MODEL: times compare modes, they are nobody's measurements.", trace.requests.len());
     println!(
         "{:>7} {:>5} {:>13} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7} {:>6} {:>6}",
         "workers", "load", "mode", "mean ms", "p50 ms", "p99 ms", "reuse %", "device", "host", "disk", "max/av", "busy %"
     );
-    for workers in arguments.workers.iter().copied() {
+    for workers in sizes.iter().copied() {
         let mut cell = Cell { trace, machine, workers, load: 0, stretch: 1.0 };
         let natural = cell.run(&arguments.settings(Mode::RoundRobin)).utilisation();
         for load in arguments.loads.iter().copied() {
@@ -97,10 +101,19 @@ fn fleets(name: &str, trace: &Trace, machine: Machine, arguments: &Arguments, re
         }
     }
     println!();
-    Ok(())
 }
 
 impl Arguments {
+    /// The machines that are replayed, and the sizes of their fleets: all sizes of one, the middle of the others.
+    fn machines(&self) -> Vec<(Machine, &'static str, Vec<usize>)> {
+        let large = (Machine::large(), "kvd", self.workers.clone());
+        if self.quick {
+            return vec![large];
+        }
+        let middle = vec![self.workers[self.workers.len() / 2]];
+        vec![large, (Machine::large().bare(), "no kvd", middle.clone()), (Machine::small(), "kvd", middle)]
+    }
+
     fn settings(&self, mode: Mode) -> RouteSettings {
         let default = RouteSettings::default();
         RouteSettings {
@@ -152,11 +165,9 @@ fn compare(name: &str, cell: &Cell<'_>, arguments: &Arguments, report: &mut Repo
     }
     let omniscient = cell.omniscient(&arguments.settings(Mode::Kv));
     line(cell, "omniscient", &omniscient);
-    let shortest = RouteSettings {
-        queue: kvd_router::route::QueueSettings { policy: QueuePolicy::ShortestWork, ..Default::default() },
-        ..arguments.settings(Mode::Kv)
-    };
-    line(cell, "kv, sjf", &cell.run_held(&shortest, cell.machine, 16_384));
+    if cell.load >= 90 {
+        queues(cell, arguments);
+    }
     let pooled = cell.pooled();
     println!("{:>7} {:>5} {:>13} {:>37.1}", cell.workers, cell.load, "one cache", pooled * 100.0);
     let metric = |what: &str| format!("{name}, {} workers, {} %: {what}", cell.workers, cell.load);
@@ -168,6 +179,15 @@ fn compare(name: &str, cell: &Cell<'_>, arguments: &Arguments, report: &mut Repo
     report.push(beside(metric("p99 TTFT, kv beside round_robin"), "ms", kv.ttft().p99, outcomes[4].1.ttft().p99, false));
     report.push(beside(metric("reuse, kv beside omniscient"), "%", kv.reuse() * 100.0, omniscient.reuse() * 100.0, true));
     report.push(beside(metric("reuse, kv beside one cache"), "%", kv.reuse() * 100.0, pooled * 100.0, true));
+}
+
+/// The same by `kv` with requests held back while workers have enough to do.
+fn queues(cell: &Cell<'_>, arguments: &Arguments) {
+    for (name, policy) in [("kv, fcfs", QueuePolicy::Fcfs), ("kv, shortest", QueuePolicy::ShortestWork)] {
+        let queue = QueueSettings { policy, ..QueueSettings::default() };
+        let settings = RouteSettings { queue, ..arguments.settings(Mode::Kv) };
+        line(cell, name, &cell.run_held(&settings, cell.machine, HELD_TOKENS));
+    }
 }
 
 fn beside(metric: String, unit: &str, ours: f64, reference: f64, more_is_better: bool) -> Row {
