@@ -17,6 +17,7 @@
 
 #[allow(unsafe_code, reason = "an allocator is unsafe to write, not to use")]
 mod allocator;
+pub mod fleet;
 mod machine;
 mod measure;
 pub mod policies;

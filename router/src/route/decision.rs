@@ -121,8 +121,8 @@ impl Decision {
         let width = self.candidates.iter().map(|priced| name(priced.worker).chars().count()).max().unwrap_or(0).max(6);
         let _ = writeln!(
             text,
-            "  {:width$} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}  evidence",
-            "worker", "total ms", "queue", "decode", "prefill", "onboard", "scarcity", "bonus", "compute", "reuse"
+            "  {:width$} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}  evidence",
+            "worker", "total ms", "queue", "room", "decode", "prefill", "onboard", "scarcity", "bonus", "compute", "reuse"
         );
         let mut order: Vec<&Priced> = self.candidates.iter().collect();
         order.sort_by(|a, b| {
@@ -152,9 +152,10 @@ fn line(text: &mut String, star: char, name: &str, width: usize, priced: &Priced
     let bonus = 0.0 - terms.affinity_ms - terms.labels_ms;
     let _ = writeln!(
         text,
-        "{star} {name:width$} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {bonus:>9.1} {:>8} {:>8}  {evidence}",
+        "{star} {name:width$} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {bonus:>9.1} {:>8} {:>8}  {evidence}",
         terms.total_ms,
         terms.queue_ms,
+        terms.room_ms,
         terms.decode_ms,
         terms.prefill_ms,
         terms.onboard_ms,
@@ -175,6 +176,7 @@ fn price_reason(won: &Priced, who: &str, next: &Priced, other: &str, temperature
     let (a, b) = (&won.terms, &next.terms);
     let gains = [
         (b.queue_ms - a.queue_ms, "waiting"),
+        (b.room_ms - a.room_ms, "waiting for room"),
         (b.decode_ms - a.decode_ms, "interference of decodes"),
         (b.prefill_ms - a.prefill_ms, "computing"),
         (b.onboard_ms - a.onboard_ms, "loading"),
@@ -182,7 +184,7 @@ fn price_reason(won: &Priced, who: &str, next: &Priced, other: &str, temperature
         (a.affinity_ms - b.affinity_ms, "the session's bonus"),
         (a.labels_ms - b.labels_ms, "the labels' bonus"),
     ];
-    let most = gains.iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("seven gains");
+    let most = gains.iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("some terms");
     let saved = b.uncached_tokens.saturating_sub(a.uncached_tokens);
     let tokens = if saved > 0 { format!("; it computes {saved} tokens fewer") } else { String::new() };
     format!("{who} won with {:.1} ms, {lead:.1} ms before {other}: {:.1} ms by {}{tokens}.", a.total_ms, most.0, most.1)

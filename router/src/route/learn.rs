@@ -107,6 +107,16 @@ impl<const N: usize> Fit<N> {
         Fit { moments: [[0.0; N]; N], targets: [0.0; N], belief, belief_weight: 1.0, start: theta, theta }
     }
 
+    /// Believes `theta` from now on instead of what was believed at the start.
+    fn believe(&mut self, theta: [f64; N], points: &[[f64; N]]) {
+        self.belief = ([[0.0; N]; N], [0.0; N]);
+        for point in points {
+            let weight = (dot(&self.start, point) + NOISE_MS).powi(-2);
+            accumulate(&mut self.belief.0, &mut self.belief.1, point, dot(&theta, point), weight);
+        }
+        self.solve();
+    }
+
     fn predict(&self, at: &[f64; N]) -> f64 {
         dot(&self.theta, at).clamp(0.0, MOST_MS)
     }
@@ -199,8 +209,24 @@ pub struct Speeds {
     decode: Fit<2>,
     /// Milliseconds a byte, by medium.
     onboard_ms_per_byte: [f64; 4],
+    /// How long a request holds its blocks on average.
+    held_ms: f64,
     observed: u64,
 }
+
+/// Prompts at which a belief is held: short, long, and short behind a long prefix.
+fn prefill_points() -> [[f64; 3]; 4] {
+    [(200, 0), (4_000, 0), (32_000, 0), (34_000, 32_000)].map(|(prompt, cached)| prefill_point(1.0, Work::of(prompt, cached)))
+}
+
+/// Batches at which one is.
+const DECODE_POINTS: [[f64; 2]; 2] = [[1.0, 1.0], [1.0, 64.0]];
+/// A worker that computed fewer prompts is thought to be like the others.
+const SOME_PREFILLS: u64 = 16;
+/// How long a request is thought to hold its blocks before any ended.
+const START_HELD_MS: f64 = 5_000.0;
+/// Weight of the newest of those times.
+const HELD_STEP: f64 = 0.05;
 
 /// Scales that bring the features of usual requests near 1.
 const TOKEN_SCALE: f64 = 1e-3;
@@ -224,13 +250,28 @@ impl Speeds {
     }
 
     fn from_parts(prefill: [f64; 3], decode: [f64; 2], onboard_ms_per_byte: [f64; 4]) -> Speeds {
-        let point = |prompt, cached| prefill_point(1.0, Work::of(prompt, cached));
         Speeds {
-            prefill: Fit::believing(prefill, &[point(200, 0), point(4_000, 0), point(32_000, 0), point(34_000, 32_000)]),
-            decode: Fit::believing(decode, &[[1.0, 1.0], [1.0, 64.0]]),
+            prefill: Fit::believing(prefill, &prefill_points()),
+            decode: Fit::believing(decode, &DECODE_POINTS),
             onboard_ms_per_byte,
+            held_ms: START_HELD_MS,
             observed: 0,
         }
+    }
+
+    /// As long as little is known of a worker, what others learn is believed of it too.
+    pub fn follow(&mut self, fleet: &Speeds) {
+        if self.observed < SOME_PREFILLS {
+            self.prefill.believe(fleet.prefill.theta, &prefill_points());
+            self.decode.believe(fleet.decode.theta, &DECODE_POINTS);
+            self.onboard_ms_per_byte = fleet.onboard_ms_per_byte;
+            self.held_ms = fleet.held_ms;
+        }
+    }
+
+    /// Whether it has shown enough to be judged by itself.
+    pub fn is_known(&self) -> bool {
+        self.observed >= SOME_PREFILLS
     }
 
     /// A worker that nothing is known about but that it is like these.
@@ -271,6 +312,18 @@ impl Speeds {
         if batch > 0 {
             self.decode.observe(&[1.0, batch as f64], ms_per_token);
         }
+    }
+
+    /// A request held its blocks so long, from the beginning of its prefill to the end of its answer.
+    pub fn was_held(&mut self, took_ms: f64) {
+        if took_ms.is_finite() && took_ms >= 0.0 {
+            self.held_ms += HELD_STEP * (took_ms.min(MOST_MS) - self.held_ms);
+        }
+    }
+
+    /// How long requests hold their blocks on average.
+    pub fn held_ms(&self) -> f64 {
+        self.held_ms
     }
 
     /// Loading so many bytes took so long.

@@ -84,6 +84,8 @@ pub struct Prefilled {
 pub struct Finished {
     /// Where.
     pub worker: WorkerId,
+    /// What had to be computed of its prompt.
+    pub work: Work,
     /// Milliseconds since its first token; none when there was no first token.
     pub decode_ms: Option<f64>,
     /// Requests decoding there, about.
@@ -199,7 +201,7 @@ impl Loads {
         }
         load.blocks -= active.reservation.blocks;
         self.trim_leases();
-        Some(Finished { worker, decode_ms: active.decoding_since_ms.map(|since| now_ms - since), batch })
+        Some(Finished { worker, work: active.reservation.work, decode_ms: active.decoding_since_ms.map(|since| now_ms - since), batch })
     }
 
     /// A sign of life: the lease starts anew. False when `id` is not reserved.

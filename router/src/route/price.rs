@@ -1,7 +1,7 @@
 //! What a request costs on a worker, in milliseconds, term by term. Pure.
 //!
 //! ```text
-//! total = queue + decode + prefill + onboard + scarcity − affinity − labels
+//! total = queue + room + decode + prefill + onboard + scarcity − affinity − labels
 //! ```
 //! A prefix is used as far as that is quicker than computing it: the cut lies where one medium ends and a slower one begins.
 
@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct Terms {
     /// Until the prefills sent there before are done.
     pub queue_ms: f64,
+    /// Beyond that, until answers have ended whose blocks it needs.
+    pub room_ms: f64,
     /// What the requests decoding there take from this prefill.
     pub decode_ms: f64,
     /// Computing what is not there.
@@ -39,7 +41,7 @@ pub struct Terms {
 impl Terms {
     /// Milliseconds that pass until the first token, without bonuses and weights.
     pub fn expected_ms(&self) -> f64 {
-        self.queue_ms + self.decode_ms + self.prefill_ms + self.onboard_ms
+        self.queue_ms + self.room_ms + self.decode_ms + self.prefill_ms + self.onboard_ms
     }
 
     /// The worker's time that this request takes.
@@ -72,6 +74,8 @@ pub struct Offer<'a> {
     pub speeds: &'a Speeds,
     /// Until what it has to do is done, in milliseconds.
     pub queue_ms: f64,
+    /// Until there is room for the request's blocks, in milliseconds.
+    pub room_ms: f64,
     /// Requests it is decoding.
     pub decoding: u64,
     /// Bytes of a block.
@@ -111,6 +115,7 @@ fn cut(prompt: &Prompt, offer: &Offer<'_>, blocks: u32, slowest: usize) -> Terms
     let work = Work::of(prompt.tokens.into(), used_tokens);
     let mut terms = Terms {
         queue_ms: offer.queue_ms,
+        room_ms: (offer.room_ms - offer.queue_ms).max(0.0),
         prefill_ms: offer.speeds.prefill_ms(1, work),
         affinity_ms: offer.affinity_ms,
         labels_ms: offer.labels_ms,
@@ -150,7 +155,7 @@ mod tests {
     }
 
     fn offer(speeds: &Speeds, reach: Reach) -> Offer<'_> {
-        Offer { reach, speeds, queue_ms: 0.0, decoding: 0, block_bytes: 2 << 20, affinity_ms: 0.0, labels_ms: 0.0 }
+        Offer { reach, speeds, queue_ms: 0.0, room_ms: 0.0, decoding: 0, block_bytes: 2 << 20, affinity_ms: 0.0, labels_ms: 0.0 }
     }
 
     fn speeds() -> Speeds {
@@ -212,9 +217,9 @@ mod tests {
         #[test]
         fn the_terms_add_up(tokens in 1u32..200_000, counts in proptest::array::uniform4(0u32..3_000), weight in 0f64..5.0) {
             let speeds = speeds();
-            let offer = Offer { affinity_ms: 3.0, labels_ms: 2.0, queue_ms: 7.0, ..offer(&speeds, reach(counts)) };
+            let offer = Offer { affinity_ms: 3.0, labels_ms: 2.0, queue_ms: 7.0, room_ms: 9.0, ..offer(&speeds, reach(counts)) };
             let terms = price(&Prompt { weight, ..prompt(tokens) }, &offer);
-            let sum = terms.queue_ms + terms.decode_ms + terms.prefill_ms + terms.onboard_ms + terms.scarcity_ms - 5.0;
+            let sum = terms.queue_ms + terms.room_ms + terms.decode_ms + terms.prefill_ms + terms.onboard_ms + terms.scarcity_ms - 5.0;
             prop_assert!((terms.total_ms - sum).abs() < 1e-6 && terms.total_ms.is_finite());
         }
     }

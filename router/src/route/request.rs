@@ -67,6 +67,8 @@ pub struct WorkerProfile {
     pub adapters: Vec<String>,
     /// Bytes of KV of one block, over all ranks and groups.
     pub block_bytes: u64,
+    /// Blocks that its devices hold; 0 is not known. What does not fit beside the requests it has must wait for their end.
+    pub device_blocks: u64,
     /// Requests that it may have at a time; 0 is no limit.
     pub most_requests: u32,
     /// Tokens not yet computed that it may have waiting; 0 is no limit. One request always fits.

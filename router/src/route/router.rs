@@ -158,7 +158,8 @@ impl Router {
     /// Milliseconds until `worker` has computed all prompts sent there.
     pub fn queue_ms(&self, now_ms: f64, worker: WorkerId) -> f64 {
         let Some(of) = self.worker(worker) else { return 0.0 };
-        self.loads.queue_ms(worker, &of.speeds, self.settings.prefill_chunk_tokens, now_ms)
+        let speeds = if of.speeds.is_known() { &of.speeds } else { &self.fleet };
+        self.loads.queue_ms(worker, speeds, self.settings.prefill_chunk_tokens, now_ms)
     }
 
     /// How fast `worker` proved to be.
@@ -310,10 +311,12 @@ impl Router {
         };
         let load = self.loads.of(candidate.worker);
         let (reach, evidence) = known(settings.mode, candidate.known, trail);
+        let speeds = if worker.speeds.is_known() { &worker.speeds } else { &self.fleet };
         let offer = Offer {
             reach,
-            speeds: &worker.speeds,
-            queue_ms: self.loads.queue_ms(candidate.worker, &worker.speeds, settings.prefill_chunk_tokens, now_ms),
+            speeds,
+            queue_ms: self.loads.queue_ms(candidate.worker, speeds, settings.prefill_chunk_tokens, now_ms),
+            room_ms: room_ms(&worker.profile, &load, request, speeds),
             decoding: load.decoding.into(),
             block_bytes: worker.profile.block_bytes,
             affinity_ms: if last == Some(candidate.worker) { settings.affinity_ms } else { 0.0 },
@@ -385,6 +388,7 @@ impl Router {
             None => done.reservation.work,
         };
         let Some(of) = self.workers.get_mut(worker.0 as usize).and_then(Option::as_mut) else { return true };
+        of.speeds.follow(&self.fleet);
         for speeds in [&mut of.speeds, &mut self.fleet] {
             if let Some(took_ms) = measured.prefill_ms.or(done.alone_ms) {
                 let steps_ms = interference_ms(speeds, work.tokens, self.settings.prefill_chunk_tokens, done.decoding.into());
@@ -402,6 +406,13 @@ impl Router {
         let Some(done) = self.loads.finish(now_ms, id) else { return false };
         if let Some(marks) = self.marked.remove(&id) {
             self.footprints.withdraw(&marks, done.worker, id.0);
+        }
+        if let Some(decode_ms) = done.decode_ms {
+            let held_ms = decode_ms + self.fleet.prefill_ms(1, done.work);
+            self.fleet.was_held(held_ms);
+            if let Some(of) = self.workers.get_mut(done.worker.0 as usize).and_then(Option::as_mut) {
+                of.speeds.was_held(held_ms);
+            }
         }
         let Some((decode_ms, tokens)) = done.decode_ms.zip(output_tokens.filter(|tokens| *tokens > 1)) else { return true };
         // The first token came with the prompt.
@@ -459,6 +470,15 @@ fn full(profile: &WorkerProfile, load: &Load, terms: &Terms) -> Option<Excluded>
     let waiting = load.backlog.tokens.saturating_add(terms.uncached_tokens.into());
     let tokens = profile.most_waiting_tokens > 0 && load.waiting > 0 && waiting > profile.most_waiting_tokens;
     (requests || tokens).then_some(Excluded::Full)
+}
+
+/// Until answers have ended that hold the blocks a request lacks. Blocks are given back evenly over the time that they are held.
+fn room_ms(profile: &WorkerProfile, load: &Load, request: &RouteRequest, speeds: &Speeds) -> f64 {
+    let lacking = (load.blocks + request.total_blocks()).saturating_sub(profile.device_blocks);
+    if profile.device_blocks == 0 || lacking == 0 || load.blocks == 0 {
+        return 0.0;
+    }
+    speeds.held_ms() * lacking as f64 / load.blocks.min(profile.device_blocks) as f64
 }
 
 /// What is believed to be there. A worker that the index does not know completely is believed to have what was sent there lately

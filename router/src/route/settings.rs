@@ -84,7 +84,7 @@ pub struct RouteSettings {
     pub sent_ttl_ms: f64,
     /// Marks that the memory of own decisions holds at most, about 60 bytes each. Default 1,048,576.
     pub sent_marks: usize,
-    /// Blocks between two marks of a prompt; the first as many are marked one by one. Default 16.
+    /// Blocks between two marks of a prompt; the first 16 are marked one by one. Default 32.
     pub sent_stride_blocks: u32,
     /// How long events may take to tell of blocks that were just computed, in milliseconds. Default 1,000.
     pub confirm_ms: f64,
@@ -120,7 +120,7 @@ impl Default for RouteSettings {
             preferred_label_ms: 10.0,
             sent_ttl_ms: 120_000.0,
             sent_marks: 1 << 20,
-            sent_stride_blocks: 16,
+            sent_stride_blocks: 32,
             confirm_ms: 1_000.0,
             lease_ms: 600_000.0,
             active_requests: 1_000_000,
