@@ -1,11 +1,10 @@
 //! The one thread that owns the ledger.
 //!
 //! Everything that happens reaches it through one bounded queue; it steps the ledger and has the [`Executor`] do what the
-//! ledger wants. It sleeps until the next message or the ledger's next deadline, or to the event stream's next beat, so an idle daemon uses no CPU to speak of. Nothing
-//! on this thread waits: not for a disk, not for an engine, not for a subscriber.
+//! ledger wants. It sleeps until the next message, the ledger's next deadline or the event stream's next beat, so an idle daemon
+//! uses no CPU to speak of. Nothing on this thread waits: not for a disk, not for an engine, not for a subscriber.
 
 use crate::clock::Clock;
-use crate::events::Taps;
 use crate::executor::Executor;
 use crate::measure::Measures;
 use crate::session::Outbox;
@@ -69,8 +68,6 @@ pub struct View<'a> {
     pub next_event: u64,
     /// Of everything resident now.
     pub digest: Digest,
-    /// Where edges are noted for snapshots.
-    pub taps: &'a mut Taps,
 }
 
 /// Sends to the driver.
@@ -188,7 +185,7 @@ impl Loop {
             Turn::Ask(question) => {
                 self.end_turn();
                 let (next_event, digest) = (self.executor.events.next_number(), self.executor.events.digest());
-                question(&mut View { ledger: &self.ledger, next_event, digest, taps: self.executor.taps() });
+                question(&mut View { ledger: &self.ledger, next_event, digest });
             }
             Turn::Announce | Turn::Stop => {}
         }

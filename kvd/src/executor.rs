@@ -5,7 +5,7 @@
 
 use crate::clock::unix_ms;
 use crate::driver::Driver;
-use crate::events::{EventFeed, Taps};
+use crate::events::EventFeed;
 use crate::layouts::Layouts;
 use crate::measure::Measures;
 use crate::recovery::catalog_row;
@@ -73,11 +73,6 @@ impl Executor {
     /// Nobody listens to `session` any more.
     pub fn detach(&mut self, session: SessionId) {
         self.sessions.remove(&session);
-    }
-
-    /// Where edges are noted for snapshots.
-    pub fn taps(&mut self) -> &mut Taps {
-        &mut self.events.taps
     }
 
     /// Performs `actions` in order and empties the list. Transfers may wait for [`Executor::end_turn`].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import signal
@@ -45,6 +46,14 @@ class Kvd:
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(self.socket) == 0
+
+    def addresses(self) -> dict[str, str]:
+        """Where it listens, by name."""
+        return json.loads((self.home / "nvme" / "kvd.addresses.json").read_text())
+
+    def control(self, *arguments: str) -> list[str]:
+        """The command that runs `kvctl` against it."""
+        return [str(BINARY.parent / "kvctl"), "--data-dir", str(self.home / "nvme"), *arguments]
 
     def kill(self) -> None:
         """As a crash would: no warning."""

@@ -47,6 +47,8 @@ impl Ledger {
             let bytes: u64 = owned.iter().map(|(_, pages)| u64::from(*pages) * kvd_block::PAGE_BYTES).sum();
             assert_eq!(bytes, state.space.used_bytes(), "every slot taken in {tier} has an owner");
             assert_eq!(resident, state.blocks, "blocks resident in {tier} are counted");
+            let by_layout: u64 = self.layouts.values().map(|facts| facts.blocks[tier as usize]).sum();
+            assert_eq!(resident, by_layout, "and by layout, too");
         }
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct LayoutFacts {
     pub slot_pages: u32,
     pub ranks: u16,
     pub generation: u64,
+    /// Blocks that can be read from each tier.
+    pub blocks: [u64; 2],
 }
 
 /// One medium.
@@ -131,7 +133,7 @@ impl Ledger {
         match input {
             Input::Tick => {}
             Input::DefineLayout { layout, slot_pages, ranks, generation } => {
-                self.layouts.entry(layout).or_insert(LayoutFacts { slot_pages, ranks, generation });
+                self.layouts.entry(layout).or_insert(LayoutFacts { slot_pages, ranks, generation, blocks: [0; 2] });
             }
             Input::OpenSession { session } => {
                 self.refused = BTreeSet::new();

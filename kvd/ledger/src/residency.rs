@@ -1,7 +1,7 @@
 //! Gaining and losing a tier: the only places where residency changes, so each change is published exactly once.
 
 use crate::input::Action;
-use crate::machine::Ledger;
+use crate::machine::{LayoutFacts, Ledger};
 use crate::record::BlockIndex;
 use kvd_block::{ResidencyEdge, SlotIndex, TierKind};
 
@@ -30,6 +30,7 @@ impl Ledger {
         let state = self.tiers[tier as usize].as_mut().expect("the tier exists");
         state.blocks += 1;
         state.policy.entered(index, &self.records[index], stamp);
+        self.layout_of(index).blocks[tier as usize] += 1;
         if let Some(parent) = self.records[index].parent {
             self.records[parent].children[tier as usize] += 1;
             self.relist(parent);
@@ -62,12 +63,17 @@ impl Ledger {
             self.remember(index);
         }
         self.tier(tier).expect("the tier exists").blocks -= 1;
+        self.layout_of(index).blocks[tier as usize] -= 1;
         actions.push(Action::Publish(ResidencyEdge::Removed { key, tier }));
         if let Some(parent) = parent {
             self.records[parent].children[tier as usize] -= 1;
             self.relist(parent);
         }
         (slot, pages)
+    }
+
+    fn layout_of(&mut self, index: BlockIndex) -> &mut LayoutFacts {
+        self.layouts.get_mut(&self.records[index].key.layout).expect("blocks are of layouts that were defined")
     }
 
     /// Forgets a block's image in `tier` if nothing uses it there. False when something does.

@@ -1,16 +1,20 @@
-//! Everything that is resident as of one moment, collected over many, so that no step waits for a million rows.
+//! Everything that is resident, read in parts, so that no step waits for a million rows and nobody keeps a copy of them.
 //!
 //! ```text
-//! begin: note edges from here on     sweep, sweep, sweep …        end: apply the edges noted to what was swept
+//! part₀  edges  part₁  edges  …  partₙ                   view = all parts, then all edges since part₀, in order
 //! ```
 //!
-//! A block whose residency does not change meanwhile keeps its record, and its record keeps its place: it is swept exactly once. A
-//! block whose residency does change has edges, and the last of them says where it is at the end. So the outcome is what is resident
-//! at the end, to the edge.
+//! A part is of the moment at which it is read, so the parts alone are of no moment. With the edges since the first part applied on top, in
+//! order, the view is what is resident after the last of them, to the edge:
+//!
+//! * A block in a tier without such an edge did not come or go meanwhile. Its record lives on at its place, the table only grows
+//!   at its end, and places are swept from first to last: it is in exactly one part if it is resident, and in none otherwise.
+//! * Of a block with such edges the last says where it is, whatever parts said of it before or after.
+//!
+//! The view is a set: a block that left and came back may be in two parts, and edges may repeat what a part said.
 
 use crate::machine::Ledger;
-use kvd_block::{BlockKey, ResidencyEdge, TierKind};
-use std::collections::HashMap;
+use kvd_block::{ResidencyEdge, TierKind};
 
 /// How far a sweep has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,22 +39,5 @@ impl Ledger {
         }
         sweep.place = end;
         end == self.records.places()
-    }
-}
-
-/// Makes what was swept, in parts, true as of the end of the sweep. `edges` are all that happened since before its first part, in
-/// order. What they brought is a part of its own.
-pub fn amend(parts: &mut Vec<Vec<ResidencyEdge>>, edges: Vec<ResidencyEdge>) {
-    let last: HashMap<(BlockKey, TierKind), ResidencyEdge> = edges.into_iter().map(|edge| (place(&edge), edge)).collect();
-    if last.is_empty() {
-        return;
-    }
-    parts.iter_mut().for_each(|rows| rows.retain(|row| !last.contains_key(&place(row))));
-    parts.push(last.into_values().filter(|edge| matches!(edge, ResidencyEdge::Stored { .. })).collect());
-}
-
-fn place(edge: &ResidencyEdge) -> (BlockKey, TierKind) {
-    match edge {
-        ResidencyEdge::Stored { key, tier, .. } | ResidencyEdge::Removed { key, tier, .. } => (*key, *tier),
     }
 }

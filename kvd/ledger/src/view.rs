@@ -2,7 +2,7 @@
 
 use crate::input::CatalogRow;
 use crate::machine::Ledger;
-use kvd_block::{BlockKey, SlotIndex, TierKind, TierSet};
+use kvd_block::{BlockKey, LayoutHandle, SlotIndex, TierKind, TierSet};
 
 /// One block as an operator sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,11 @@ impl Ledger {
         TierTotals { capacity_bytes: state.space.capacity_bytes(), used_bytes: state.space.used_bytes(), blocks: state.blocks }
     }
 
+    /// How many blocks of `layout` can be read from each tier.
+    pub fn blocks_of(&self, layout: LayoutHandle) -> [u64; 2] {
+        self.layouts.get(&layout).map_or([0; 2], |facts| facts.blocks)
+    }
+
     /// Every block that can be read from `tier`. The order means nothing.
     pub fn resident(&self, tier: TierKind) -> impl Iterator<Item = CatalogRow> + '_ {
         self.records.iter().filter(move |record| record.resident.contains(tier)).map(move |record| record.row(record.slots[tier as usize]))
@@ -111,7 +116,7 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::{Input, LedgerConfig, SpaceConfig};
-    use kvd_block::{LayoutHandle, LocalHash, SequenceHash, Tick};
+    use kvd_block::{LocalHash, SequenceHash, Tick};
     use std::collections::BTreeSet;
 
     #[test]

@@ -41,6 +41,8 @@ enum Command {
     Sessions,
     /// Where blocks are.
     Inspect(Inspect),
+    /// Print everything that is resident, a JSON object a line, in parts that are exact together with the events since the first.
+    Snapshot,
     /// Read images and check every byte. Corrupt ones are dropped. Fails when there were any.
     Verify {
         /// Most blocks to check; without it all.
@@ -138,6 +140,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Tiers => session.tiers().await,
         Command::Sessions => session.sessions().await,
         Command::Inspect(what) => session.inspect(what).await,
+        Command::Snapshot => session.snapshot().await,
         Command::Verify { most, rate, medium } => return session.verify(most, rate << 20, medium).await,
         Command::Drain { undo } => session.drain(!undo).await,
         Command::Pin { layout, seconds, hashes } => session.pin(layout, &hashes, seconds.saturating_mul(1000).max(1)).await,

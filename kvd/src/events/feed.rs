@@ -4,7 +4,6 @@
 //! An engine names blocks only after its layout is in the registry, and the ledger believes no row of a layout that it was not told
 //! of, so no edge is of a layout without a name.
 
-use super::tap::Taps;
 use crate::layouts::Layouts;
 use crate::measure::Measures;
 use kvd_block::digest::{Digest, term_in};
@@ -17,6 +16,8 @@ use tracing::error;
 
 /// Most edges of one message: about 60 KB of 16-token blocks.
 const MESSAGE_EDGES: usize = 1024;
+/// Most tokens of one message that are known when it is numbered: about 1 MB. Others come from headers, at most 870 a block.
+const MESSAGE_TOKENS: usize = 1 << 18;
 /// Messages waiting for the publisher.
 pub const QUEUE_MESSAGES: usize = 1024;
 /// After this long without a message one is sent that says nothing new, in milliseconds: whoever lost the last one finds out.
@@ -71,24 +72,12 @@ pub struct EventFeed {
     measures: Arc<Measures>,
     /// When nothing must be said if nothing else is; `None` until the life was announced.
     beat_at: Option<Tick>,
-    /// Who notes edges for a snapshot.
-    pub taps: Taps,
 }
 
 impl EventFeed {
     /// A feed into `queue`; without one, messages are numbered and forgotten.
     pub fn new(queue: Option<mpsc::Sender<Numbered>>, layouts: Arc<Layouts>, measures: Arc<Measures>) -> EventFeed {
-        EventFeed {
-            next: 0,
-            digest: Digest::default(),
-            edges: Vec::new(),
-            sealed: HashMap::new(),
-            queue,
-            layouts,
-            measures,
-            beat_at: None,
-            taps: Taps::default(),
-        }
+        EventFeed { next: 0, digest: Digest::default(), edges: Vec::new(), sealed: HashMap::new(), queue, layouts, measures, beat_at: None }
     }
 
     /// Number of the next message.
@@ -140,7 +129,6 @@ impl EventFeed {
 
     /// A change of residency.
     pub fn push(&mut self, edge: ResidencyEdge) {
-        self.taps.push(&edge);
         let (ResidencyEdge::Stored { key, tier, .. } | ResidencyEdge::Removed { key, tier }) = edge;
         self.edges.push(EdgeFact { edge, term: self.term(key, tier), tokens: None, slot: None });
     }
@@ -155,7 +143,7 @@ impl EventFeed {
         }
         self.sealed.clear();
         while !edges.is_empty() {
-            let rest = edges.split_off(edges.len().min(MESSAGE_EDGES));
+            let rest = edges.split_off(fitting(&edges));
             self.hand_over(Content::Edges(edges));
             edges = rest;
         }
@@ -206,6 +194,16 @@ impl EventFeed {
             Err(_) => self.measures.events_dropped.add(1),
         }
     }
+}
+
+/// How many of `edges` go into one message: at least one.
+fn fitting(edges: &[EdgeFact]) -> usize {
+    let mut tokens = 0;
+    let fits = |fact: &&EdgeFact| {
+        tokens += fact.tokens.as_ref().map_or(0, Vec::len);
+        tokens <= MESSAGE_TOKENS
+    };
+    edges.iter().take(MESSAGE_EDGES).take_while(fits).count().max(1)
 }
 
 #[cfg(test)]
@@ -281,6 +279,14 @@ mod tests {
         let beat = queue.try_recv().unwrap();
         assert!(matches!(beat.content, Content::Nothing));
         assert_eq!((beat.number, beat.digest.count), (2, 1));
+    }
+
+    #[test]
+    fn long_blocks_make_more_messages() {
+        let fact = |tokens: usize| EdgeFact { edge: stored(1), term: 0, tokens: Some(vec![0; tokens]), slot: None };
+        assert_eq!(fitting(&vec![fact(16); 2000]), MESSAGE_EDGES);
+        assert_eq!(fitting(&vec![fact(65_536); 9]), 4);
+        assert_eq!(fitting(&[fact(MESSAGE_TOKENS + 1)]), 1);
     }
 
     #[tokio::test]

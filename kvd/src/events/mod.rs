@@ -9,11 +9,10 @@
 //! two seconds ([`BEAT_MS`]).
 
 mod feed;
+mod line;
 mod merge;
 pub mod publisher;
 mod ring;
-mod tap;
 
 pub use feed::{BEAT_MS, Content, EdgeFact, EventFeed, Numbered, QUEUE_MESSAGES};
 pub use publisher::{EventsError, Publisher};
-pub use tap::{TapId, Taps};

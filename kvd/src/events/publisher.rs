@@ -1,6 +1,7 @@
 //! Encodes, keeps and sends event messages, and answers who missed some.
 
 use super::feed::Numbered;
+use super::line::Line;
 use super::merge;
 use super::ring::{Ring, message};
 use crate::layouts::Layouts;
@@ -14,10 +15,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, warn};
-use zeromq::{PubSocket, RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
+use zeromq::{RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
 
 /// A subscriber that does not take a replayed message for this long loses the rest of its replay.
 const REPLAY_SEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// A replay that takes longer ends early: others wait for their turn.
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why events cannot be published.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +33,7 @@ pub struct EventsError {
 
 /// Bound sockets of the event stream.
 pub struct Publisher {
-    publish: PubSocket,
+    line: Line,
     replay: RouterSocket,
     /// Where subscribers connect.
     pub endpoint: String,
@@ -49,19 +52,18 @@ impl std::fmt::Debug for Publisher {
 impl Publisher {
     /// Binds both sockets.
     pub async fn bind(settings: &EventSettings) -> Result<Publisher, EventsError> {
-        let mut publish = PubSocket::new();
         let mut replay = RouterSocket::new();
         let failed = |endpoint: &str, setting| {
             let endpoint = endpoint.to_owned();
             move |source| EventsError { endpoint, setting, source }
         };
-        let endpoint = publish.bind(&settings.endpoint).await.map_err(failed(&settings.endpoint, "endpoint"))?;
+        let line = Line::bind(&settings.endpoint).await.map_err(failed(&settings.endpoint, "endpoint"))?;
         let replays = replay.bind(&settings.replay_endpoint).await;
         let replay_endpoint = replays.map_err(failed(&settings.replay_endpoint, "replay_endpoint"))?;
         Ok(Publisher {
-            publish,
+            endpoint: line.endpoint().to_owned(),
+            line,
             replay,
-            endpoint: endpoint.to_string(),
             replay_endpoint: replay_endpoint.to_string(),
             topic: Bytes::from(settings.topic.clone()),
             ring: Arc::new(Mutex::new(Ring::new(settings.buffer))),
@@ -70,10 +72,10 @@ impl Publisher {
 
     /// Publishes what comes through `queue` until its senders are gone.
     pub fn start(self, queue: mpsc::Receiver<Numbered>, incarnation: u64, layouts: Arc<Layouts>, arena: Arc<Arena>) -> JoinHandle<()> {
-        let Publisher { publish, replay, topic, ring, .. } = self;
+        let Publisher { line, replay, topic, ring, .. } = self;
         let answering = tokio::spawn(answer_replays(replay, topic.clone(), ring.clone()));
         tokio::spawn(async move {
-            publish_all(publish, queue, Stream { topic, ring, incarnation, layouts, arena }).await;
+            publish_all(line, queue, Stream { topic, ring, incarnation, layouts, arena }).await;
             answering.abort();
         })
     }
@@ -87,18 +89,15 @@ struct Stream {
     arena: Arc<Arena>,
 }
 
-async fn publish_all(mut socket: PubSocket, mut queue: mpsc::Receiver<Numbered>, stream: Stream) {
+async fn publish_all(mut line: Line, mut queue: mpsc::Receiver<Numbered>, stream: Stream) {
     while let Some(numbered) = queue.recv().await {
         let number = numbered.number;
         let events = merge::message(numbered, stream.incarnation, &stream.layouts, &stream.arena);
         let payload = Bytes::from(kv_event::encode(crate::clock::unix_ms() as f64 / 1e3, &events));
         stream.ring.lock().expect("no panic while held").push(number, payload.clone());
-        let frames = vec![stream.topic.clone(), Bytes::copy_from_slice(&number.to_be_bytes()), payload];
-        if let Err(error) = socket.send(message(frames)).await {
-            debug!(%error, number, "an event message was not sent");
-        }
+        line.send(stream.topic.clone(), number, payload).await;
     }
-    let _ = socket.close().await;
+    line.close().await;
 }
 
 async fn answer_replays(mut socket: RouterSocket, topic: Bytes, ring: Arc<Mutex<Ring>>) {
@@ -117,7 +116,8 @@ async fn answer_replays(mut socket: RouterSocket, topic: Bytes, ring: Arc<Mutex<
             continue;
         };
         let kept = ring.lock().expect("no panic while held").from(first);
-        if let Err(why) = answer(&mut socket, peer, &topic, kept).await {
+        let answered = timeout(REPLAY_TIMEOUT, answer(&mut socket, peer, &topic, kept)).await;
+        if let Err(why) = answered.unwrap_or_else(|_| Err("it took too long".into())) {
             warn!(why, first, "a replay was given up");
         }
     }

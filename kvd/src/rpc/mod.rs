@@ -1,6 +1,5 @@
-//! Administration over gRPC. Every answer comes from the owner of the ledger between two inputs, so it is of one moment.
+//! Administration over gRPC. Every answer but the snapshot comes from the owner of the ledger between two inputs, so it is of one moment.
 
-mod collect;
 mod inspect;
 mod snapshot;
 mod status;
@@ -19,7 +18,7 @@ use kvd_proto::admin::{
 use kvd_proto::local::Reply;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
@@ -32,7 +31,8 @@ const MOST_KEYS: usize = 1 << 20;
 /// Serves until the task is aborted.
 pub fn start(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let service = AdminServer::new(Service { shared, purging: Mutex::default() }).max_decoding_message_size(16 << 20);
+        let snapshots = Arc::new(Semaphore::new(snapshot::MOST_SNAPSHOTS));
+        let service = AdminServer::new(Service { shared, purging: Mutex::default(), snapshots }).max_decoding_message_size(16 << 20);
         if let Err(error) = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)).await {
             error!(%error, "administration stopped");
         }
@@ -43,6 +43,8 @@ pub fn start(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
 struct Service {
     shared: Arc<Shared>,
     purging: Mutex<()>,
+    /// Turns for reading a snapshot.
+    snapshots: Arc<Semaphore>,
 }
 
 /// Answers of a stream; each waits until the reader has taken the one before.
@@ -67,7 +69,7 @@ impl Admin for Service {
     }
 
     async fn layouts(&self, _: Request<LayoutsRequest>) -> Result<Response<LayoutsReply>, Status> {
-        Ok(Response::new(status::layouts(&self.shared).await?))
+        Ok(Response::new(status::layouts(&self.shared).await.map_err(stopping)?))
     }
 
     async fn tiers(&self, _: Request<TiersRequest>) -> Result<Response<TiersReply>, Status> {
@@ -133,8 +135,14 @@ impl Admin for Service {
     type SnapshotStream = Answers<SnapshotPart>;
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        let (parts, answers) = mpsc::channel(4);
-        tokio::spawn(snapshot::snapshot(self.shared.clone(), parts));
+        let busy = |_| Status::resource_exhausted("too many snapshots are being read: try again");
+        let turn = self.snapshots.clone().try_acquire_owned().map_err(busy)?;
+        let (parts, answers) = mpsc::channel(1);
+        let reading = snapshot::snapshot(self.shared.clone(), parts);
+        tokio::spawn(async move {
+            reading.await;
+            drop(turn);
+        });
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 }

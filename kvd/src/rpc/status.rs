@@ -1,16 +1,13 @@
 //! What the daemon is and how full it is.
 
-use super::collect::collect;
 use crate::counters;
 use crate::daemon::Shared;
 use crate::driver::Stopped;
 use crate::session::SOFTWARE;
-use kvd_block::{LayoutHandle, ResidencyEdge, TierKind};
+use kvd_block::TierKind;
 use kvd_ledger::TierTotals;
 use kvd_proto::PROTOCOL_VERSION;
 use kvd_proto::admin::{Counter, Digest, Layout, LayoutsReply, Scrub, Session, SessionsReply, StatusReply, Tier};
-use std::collections::HashMap;
-use tonic::Status;
 
 /// Everything about the daemon that fits a screen.
 pub async fn status(shared: &Shared) -> Result<StatusReply, Stopped> {
@@ -87,10 +84,11 @@ fn tiers(shared: &Shared, totals: [TierTotals; 2]) -> Vec<Tier> {
 }
 
 /// Every layout, with how many of its blocks are where.
-pub async fn layouts(shared: &Shared) -> Result<LayoutsReply, Status> {
-    let counts = count_by_layout(&collect(shared).await?.parts);
-    let layouts = shared.layouts.all().into_iter().map(|layout| {
-        let [cpu_blocks, storage_blocks] = counts.get(&layout.handle).copied().unwrap_or_default();
+pub async fn layouts(shared: &Shared) -> Result<LayoutsReply, Stopped> {
+    let layouts = shared.layouts.all();
+    let handles: Vec<_> = layouts.iter().map(|layout| layout.handle).collect();
+    let counts = shared.driver.ask(move |view| handles.into_iter().map(|handle| view.ledger.blocks_of(handle)).collect::<Vec<_>>()).await?;
+    let layouts = layouts.into_iter().zip(counts).map(|(layout, [cpu_blocks, storage_blocks])| {
         let spec = &layout.spec;
         Layout {
             handle: layout.handle.0.into(),
@@ -110,16 +108,6 @@ pub async fn layouts(shared: &Shared) -> Result<LayoutsReply, Status> {
         }
     });
     Ok(LayoutsReply { layouts: layouts.collect() })
-}
-
-fn count_by_layout(parts: &[Vec<ResidencyEdge>]) -> HashMap<LayoutHandle, [u64; 2]> {
-    let mut counts: HashMap<LayoutHandle, [u64; 2]> = HashMap::new();
-    for row in parts.iter().flatten() {
-        if let ResidencyEdge::Stored { key, tier, .. } = row {
-            counts.entry(key.layout).or_default()[*tier as usize] += 1;
-        }
-    }
-    counts
 }
 
 /// Every engine connected now.

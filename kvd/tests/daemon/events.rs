@@ -1,120 +1,164 @@
-//! The event stream tells exactly what is resident.
+//! The event stream tells exactly what is resident, and whoever loses some of it finds out.
 
-use super::support::{Engine, Home, Kvd, eventually, layout, sequence};
-use kvd_block::digest::{self, Digest};
-use kvd_block::{LayoutId, SequenceHash, TierKind};
-use kvd_proto::admin::SnapshotRequest;
+use super::follower::{Follower, Subscription, Took, replayed};
+use super::support::{Engine, Home, Kvd, eventually, hashes, runtime, sequence};
 use kvd_proto::wire::kv_event::{self, KvEvent};
-use kvd_proto::wire::replay;
-use std::collections::BTreeSet;
-use std::time::Duration;
-use tokio::time::timeout;
-use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend, SubSocket, ZmqMessage};
 
-pub type Resident = BTreeSet<(String, String, [u8; 16])>;
-
-/// What a subscriber believes.
-#[derive(Default)]
-pub struct Follower {
-    pub resident: Resident,
-    pub digest: Digest,
-    next: u64,
-    pub events: Vec<KvEvent>,
-}
-
-impl Follower {
-    fn take(&mut self, number: &[u8], payload: &[u8]) {
-        let number = u64::from_be_bytes(number.try_into().unwrap());
-        assert_eq!(number, self.next, "a gap");
-        self.next += 1;
-        let events = kv_event::decode(payload).unwrap().1;
-        let stamps: Vec<_> = events.iter().map(KvEvent::stamped).collect();
-        for event in events {
-            self.apply(&event);
-            self.events.push(event);
-        }
-        let (last, others) = stamps.split_last().expect("at least one event");
-        assert!(others.iter().all(Option::is_none), "only the last event is stamped");
-        assert_eq!(last.unwrap().1, self.digest, "message {number}");
-    }
-
-    fn apply(&mut self, event: &KvEvent) {
-        match event {
-            KvEvent::AllBlocksCleared { .. } => {
-                self.resident.clear();
-                self.digest = Digest::default();
-            }
-            KvEvent::BlockStored(run) => run.block_hashes.iter().for_each(|hash| {
-                assert!(self.resident.insert((run.medium.clone(), run.kvd_layout.clone(), hash.0)), "stored twice");
-                self.digest.add(term(&run.medium, &run.kvd_layout, hash));
-            }),
-            KvEvent::BlockRemoved(run) => run.block_hashes.iter().for_each(|hash| {
-                assert!(self.resident.remove(&(run.medium.clone(), run.kvd_layout.clone(), hash.0)), "removed twice");
-                self.digest.remove(term(&run.medium, &run.kvd_layout, hash));
-            }),
-        }
-    }
-}
-
-fn term(medium: &str, layout: &str, hash: &SequenceHash) -> u64 {
-    let tier = TierKind::ALL.into_iter().find(|tier| tier.medium() == medium).unwrap();
-    digest::term_in(*hash, LayoutId::from_hex(layout).unwrap(), tier)
-}
-
-pub async fn replay_all(address: &str, follower: &mut Follower) {
-    let mut socket = DealerSocket::new();
-    socket.connect(address).await.unwrap();
-    let question = vec![bytes::Bytes::new(), bytes::Bytes::copy_from_slice(&follower.next.to_be_bytes())];
-    socket.send(ZmqMessage::try_from(question).unwrap()).await.unwrap();
-    loop {
-        let answer = timeout(Duration::from_secs(10), socket.recv()).await.expect("an answer").unwrap().into_vec();
-        let [empty, topic, number, payload] = &answer[..] else { panic!("{answer:?}") };
-        assert!(empty.is_empty());
-        if number[..] == replay::END {
-            assert!(topic.is_empty() && payload.is_empty());
-            return;
-        }
-        assert_eq!(&topic[..], b"kvd");
-        follower.take(number, payload);
-    }
-}
-
-async fn snapshot(kvd: &Kvd) -> (u64, Resident) {
-    let mut client = kvd::client::connect(&kvd.addresses.admin).await.unwrap();
-    let mut parts = client.snapshot(SnapshotRequest {}).await.unwrap().into_inner();
-    let (mut next, mut resident) = (0, Resident::new());
-    let id = layout().id().to_string();
-    while let Some(part) = parts.message().await.unwrap() {
-        next = part.next_event;
-        resident.extend(part.blocks.into_iter().map(|block| (block.medium, id.clone(), block.hash.try_into().unwrap())));
-    }
-    (next, resident)
-}
-
-/// Stores more than the arena holds, so that blocks come and go in both tiers.
-fn churn(home: &Home, kvd: &Kvd) {
+/// Stores pieces of 100 blocks, and waits until each is on storage too.
+fn store_and_write(home: &Home, kvd: &Kvd, pieces: u32) -> Engine {
     let mut engine = Engine::connect(&home.socket(), "e");
-    for piece in 0..30 {
+    for piece in 0..pieces {
         let before = kvd.counter("written");
         engine.store(&sequence(1 + piece * 10_000, 100));
         eventually("a piece is written", || (kvd.counter("written") >= before + 100).then_some(()));
     }
-    assert!(kvd.counter("evicted_cpu") > 0);
+    engine
+}
+
+/// Stores more than the arena and the slot file hold, so that blocks come and go in both tiers.
+fn churn(home: &Home, kvd: &Kvd) {
+    store_and_write(home, kvd, 50);
+    assert!(kvd.counter("evicted_cpu") > 0 && kvd.counter("evicted_nvme") > 0);
+}
+
+/// What a snapshot of a daemon that does nothing says.
+async fn snapshot(kvd: &Kvd) -> Follower {
+    let mut follower = Follower::default();
+    follower.snapshot(kvd).await;
+    follower.catch_up(kvd).await;
+    follower
 }
 
 #[test]
-fn a_replay_from_the_start_reproduces_the_snapshot() {
+fn a_cold_start_from_the_first_message_ends_in_the_snapshot() {
     let home = Home::new();
     let kvd = home.start(&[]);
     churn(&home, &kvd);
-    super::support::runtime().block_on(async {
-        let (next, resident) = snapshot(&kvd).await;
+    runtime().block_on(async {
         let mut follower = Follower::default();
-        while follower.next < next {
-            replay_all(&kvd.addresses.replay, &mut follower).await;
+        follower.catch_up(&kvd).await;
+        assert_eq!(follower.snapshots, 0);
+        assert!(!follower.resident.is_empty());
+        assert_eq!(follower.resident, snapshot(&kvd).await.resident);
+    });
+}
+
+#[test]
+fn a_gap_is_mended_by_a_replay() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let mut engine = Engine::connect(&home.socket(), "e");
+    runtime().block_on(async {
+        let mut follower = Follower::default();
+        let mut subscription = Subscription::begin(&kvd).await;
+        follower.catch_up(&kvd).await;
+        let (mut gaps, mut heard) = (0, 0);
+        for first in 0..20u32 {
+            engine.store(&sequence(1 + first * 10_000, 100));
+            let (number, payload) = subscription.next().await;
+            heard += 1;
+            // The line loses every third message.
+            if heard % 3 > 0 && follower.take(number, &payload) == Took::Gap {
+                assert!(follower.replay(&kvd).await);
+                gaps += 1;
+            }
         }
-        assert!(!resident.is_empty());
-        assert_eq!(follower.resident, resident);
+        assert!(gaps > 0);
+        follower.catch_up(&kvd).await;
+        assert_eq!((follower.snapshots, &follower.resident), (0, &snapshot(&kvd).await.resident));
+    });
+}
+
+#[test]
+fn what_is_not_kept_any_more_takes_a_snapshot() {
+    let home = Home::new();
+    home.write_config("events.buffer = 3");
+    let kvd = home.start(&[]);
+    churn(&home, &kvd);
+    runtime().block_on(async {
+        let mut follower = Follower::default();
+        assert!(!follower.replay(&kvd).await, "the first message is gone");
+        follower.catch_up(&kvd).await;
+        assert!(follower.snapshots > 0);
+        assert_eq!(follower.resident, snapshot(&kvd).await.resident);
+    });
+}
+
+#[test]
+fn a_snapshot_read_while_blocks_come_and_go_is_exact_with_the_events_since() {
+    let home = Home::new();
+    home.write_config("");
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    std::fs::write(home.config(), text.replace("nvme.bytes = \"64MiB\"", "nvme.bytes = \"256MiB\"")).unwrap();
+    let kvd = home.start(&[]);
+    let mut engine = store_and_write(&home, &kvd, 60);
+    let busy = std::thread::spawn(move || {
+        for piece in 60..260 {
+            engine.store(&sequence(1 + piece * 10_000, 100));
+        }
+    });
+    runtime().block_on(async {
+        let mut follower = Follower::default();
+        while !busy.is_finished() {
+            assert!(follower.snapshot(&kvd).await > 1, "several parts");
+            follower.catch_up(&kvd).await;
+        }
+        busy.join().unwrap();
+        follower.catch_up(&kvd).await;
+        assert_eq!(follower.resident, snapshot(&kvd).await.resident);
+    });
+}
+
+#[test]
+fn whoever_lost_the_last_message_finds_out_while_nothing_happens() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let runtime = runtime();
+    let mut subscription = runtime.block_on(Subscription::begin(&kvd));
+    store_and_write(&home, &kvd, 1);
+    runtime.block_on(async {
+        let mut follower = Follower::default();
+        follower.catch_up(&kvd).await;
+        let expected = follower.next;
+        let beat = loop {
+            let (number, payload) = subscription.next().await;
+            if number >= expected {
+                break (number, payload);
+            }
+        };
+        let events = kv_event::decode(&beat.1).unwrap().1;
+        assert!(matches!(&events[..], [KvEvent::BlockRemoved(nothing)] if nothing.block_hashes.is_empty()));
+        let mut deaf = Follower { life: follower.life, next: expected - 1, ..Follower::default() };
+        assert_eq!(deaf.take(beat.0, &beat.1), Took::Gap);
+        assert_eq!(follower.take(beat.0, &beat.1), Took::Applied);
+    });
+}
+
+#[test]
+fn nothing_is_replayed_from_the_future() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    runtime().block_on(async {
+        Follower::default().catch_up(&kvd).await;
+        assert!(replayed(&kvd, u64::MAX).await.is_empty());
+        assert_eq!(replayed(&kvd, 0).await[0].0, 0, "and the daemon goes on");
+    });
+}
+
+#[test]
+fn an_asker_that_does_not_read_delays_no_message_and_no_other_asker() {
+    use std::io::Write;
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    churn(&home, &kvd);
+    let address = kvd.addresses.replay.strip_prefix("tcp://").unwrap();
+    let mut stuck = std::net::TcpStream::connect(address).unwrap();
+    stuck.write_all(b"\xff\0\0\0\0\0\0\0\x01\x7fnonsense").unwrap();
+    runtime().block_on(async {
+        let mut follower = Follower::default();
+        follower.catch_up(&kvd).await;
+        let mut subscription = Subscription::begin(&kvd).await;
+        subscription.next().await;
     });
 }
 
@@ -122,32 +166,23 @@ fn a_replay_from_the_start_reproduces_the_snapshot() {
 fn a_subscriber_hears_blocks_with_their_tokens() {
     let home = Home::new();
     let kvd = home.start(&[]);
-    let runtime = super::support::runtime();
-    let mut socket = runtime.block_on(async {
-        let mut socket = SubSocket::new();
-        socket.connect(&kvd.addresses.events).await.unwrap();
-        socket.subscribe("kvd").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        socket
-    });
+    let runtime = runtime();
+    let mut subscription = runtime.block_on(Subscription::begin(&kvd));
     let blocks = sequence(1, 5);
     Engine::connect(&home.socket(), "e").store(&blocks);
     let heard = runtime.block_on(async {
         let mut heard = Vec::new();
         while heard.len() < 2 {
-            let message = timeout(Duration::from_secs(10), socket.recv()).await.expect("a message").unwrap().into_vec();
-            let says_something = |event: &KvEvent| !matches!(event, KvEvent::BlockRemoved(run) if run.block_hashes.is_empty());
-            heard.extend(kv_event::decode(&message[2]).unwrap().1.into_iter().filter(says_something));
+            let events = kv_event::decode(&subscription.next().await.1).unwrap().1;
+            heard.extend(events.into_iter().filter_map(|event| if let KvEvent::BlockStored(run) = event { Some(run) } else { None }));
         }
         heard
     });
-    let KvEvent::BlockStored(run) = &heard[0] else { panic!("{heard:?}") };
-    assert_eq!(run.block_hashes, super::support::hashes(&blocks));
-    assert_eq!(run.token_ids, (1..21).collect::<Vec<u32>>());
-    assert_eq!((run.medium.as_str(), run.block_size, run.kvd_position), ("CPU", 4, 0));
-    assert_eq!(run.kvd_local, blocks.iter().map(|block| block.local.0).collect::<Vec<_>>());
-    let KvEvent::BlockStored(run) = &heard[1] else { panic!("{heard:?}") };
-    assert_eq!((run.medium.as_str(), run.token_ids.first()), ("STORAGE", Some(&1)), "tokens come from the header");
+    assert_eq!(heard[0].block_hashes, hashes(&blocks));
+    assert_eq!(heard[0].token_ids, (1..21).collect::<Vec<u32>>());
+    assert_eq!((heard[0].medium.as_str(), heard[0].block_size, heard[0].kvd_position), ("CPU", 4, 0));
+    assert_eq!(heard[0].kvd_local, blocks.iter().map(|block| block.local.0).collect::<Vec<_>>());
+    assert_eq!((heard[1].medium.as_str(), heard[1].token_ids.first()), ("STORAGE", Some(&1)), "tokens come from the header");
 }
 
 #[test]
@@ -158,17 +193,40 @@ fn a_restart_begins_with_a_clear_and_what_was_recovered() {
     kvd.stop();
     let kvd = home.start(&[]);
     let life = kvd.status().incarnation;
-    super::support::runtime().block_on(async {
+    runtime().block_on(async {
         let mut follower = Follower::default();
-        while follower.next < kvd_next(&kvd).await {
-            replay_all(&kvd.addresses.replay, &mut follower).await;
-        }
+        follower.catch_up(&kvd).await;
         assert!(matches!(follower.events[0], KvEvent::AllBlocksCleared { kvd_incarnation, .. } if kvd_incarnation == Some(life)));
-        assert_eq!(follower.resident, snapshot(&kvd).await.1);
+        assert_eq!(follower.resident, snapshot(&kvd).await.resident);
         assert_eq!(follower.resident.len(), 40);
     });
 }
 
-async fn kvd_next(kvd: &Kvd) -> u64 {
-    snapshot(kvd).await.0
+#[test]
+fn a_subscriber_of_a_killed_daemon_follows_the_next_one_from_its_beginning() {
+    let home = Home::new();
+    let kvd = home.start(&[]);
+    let mut engine = Engine::connect(&home.socket(), "e");
+    engine.store(&sequence(1, 40));
+    eventually("it is written", || (kvd.counter("written") == 40).then_some(()));
+    let mut follower = Follower::default();
+    runtime().block_on(follower.catch_up(&kvd));
+    let (life, before) = (follower.life, follower.resident.clone());
+    kvd.kill();
+    let kvd = home.start(&[]);
+    runtime().block_on(async {
+        // It never hears the first messages of the new life: they were sent before it came back.
+        let mut subscription = Subscription::begin(&kvd).await;
+        loop {
+            let (number, payload) = subscription.next().await;
+            match follower.take(number, &payload) {
+                Took::Gap => assert!(follower.replay(&kvd).await),
+                Took::Applied | Took::Seen => break,
+            }
+        }
+        assert!(follower.life > life);
+        follower.catch_up(&kvd).await;
+        assert_eq!(follower.resident, snapshot(&kvd).await.resident);
+        assert!(follower.resident.len() < before.len(), "memory is gone, storage came back");
+    });
 }

@@ -136,14 +136,12 @@ fn a_purge_that_was_answered_outlasts_a_kill_and_what_comes_after_it_stays() {
     all_come_back(&home, &blocks);
 }
 
-/// Recovery must not be what a restart waits for. The smallest slots there are: 8,191 in an extent, the worst case.
-#[test]
-#[ignore = "needs 9 GB of disk and some ten seconds"]
-fn a_million_rows_come_back_in_seconds() {
+/// A home whose catalog has that many rows, of the smallest slots there are: 8,191 in an extent, the worst case.
+pub fn home_with_rows(rows: u32) -> Home {
     use kvd_block::{BlockKey, LayoutSpec, LocalHash, SequenceHash, SlotIndex};
-    const ROWS: u32 = 1_000_000;
     let home = Home::new();
-    home.write_config("");
+    // Without a scrubber, which would find that there are no images.
+    home.write_config("scrub.enabled = false");
     let text = std::fs::read_to_string(home.config()).unwrap().replace("nvme.bytes = \"64MiB\"", "nvme.bytes = \"9GiB\"");
     std::fs::write(home.config(), text).unwrap();
     let settings = kvd::machine::resolve(&kvd::settings::load(&home.config()).unwrap());
@@ -163,11 +161,20 @@ fn a_million_rows_come_back_in_seconds() {
             position: index % 1000,
         })
     };
-    for start in (0..ROWS).step_by(10_000) {
+    for start in (0..rows).step_by(10_000) {
         opened.catalog.apply((start..start + 10_000).map(row)).unwrap();
     }
     opened.catalog.set_data_file_id(opened.medium.id().unwrap()).unwrap();
     drop(opened);
+    home
+}
+
+/// Recovery must not be what a restart waits for.
+#[test]
+#[ignore = "needs 9 GB of disk and some ten seconds"]
+fn a_million_rows_come_back_in_seconds() {
+    const ROWS: u32 = 1_000_000;
+    let home = home_with_rows(ROWS);
     let started = std::time::Instant::now();
     let kvd = home.start(&[]);
     let ms = started.elapsed().as_millis();

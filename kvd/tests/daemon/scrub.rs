@@ -1,6 +1,6 @@
 //! Rot is found before a reader finds it.
 
-use super::events::{Follower, replay_all};
+use super::follower::Follower;
 use super::support::{Engine, Home, eventually, rot, runtime, sequence};
 use kvd_block::BlockState;
 use kvd_proto::wire::kv_event::KvEvent;
@@ -22,12 +22,12 @@ fn the_scrubber_finds_rot_in_a_running_daemon_and_publishes_the_loss() {
     let tiers = kvd.status().tiers;
     assert_eq!((tiers[0].blocks, tiers[1].blocks), (40, 39), "the arena's copy and all others stay");
     let mut follower = Follower::default();
-    runtime().block_on(async { replay_all(&kvd.addresses.replay, &mut follower).await });
+    runtime().block_on(follower.catch_up(&kvd));
     let removed: Vec<_> = follower
         .events
         .iter()
         .filter_map(|event| match event {
-            KvEvent::BlockRemoved(run) => Some((run.medium.clone(), run.block_hashes.clone())),
+            KvEvent::BlockRemoved(run) if !run.block_hashes.is_empty() => Some((run.medium.clone(), run.block_hashes.clone())),
             _ => None,
         })
         .collect();

@@ -1,10 +1,11 @@
 //! A router that follows the events over a line that loses some, and takes a snapshot when it sees a gap.
 //!
-//! The snapshot is collected over many steps, as the daemon collects it, so it is the ledger's [`Sweep`] that is tested here.
+//! It does what a consumer of the daemon's does: it keeps the edges that come while parts of the snapshot come, and applies them on top
+//! at the end ([`kvd_ledger::snapshot`]). An edge lost meanwhile is a gap again.
 
 use kvd_block::{BlockKey, ResidencyEdge, TierKind};
 use kvd_ledger::Ledger;
-use kvd_ledger::snapshot::{Sweep, amend};
+use kvd_ledger::snapshot::Sweep;
 use std::collections::BTreeSet;
 
 /// Where blocks are.
@@ -23,9 +24,11 @@ pub struct Subscriber {
 #[derive(Debug, Default)]
 struct Snapshot {
     sweep: Sweep,
-    parts: Vec<Vec<ResidencyEdge>>,
-    /// Edges since it was asked for, as the daemon has them.
-    edges: Vec<ResidencyEdge>,
+    /// Number of the next edge when the first part was read.
+    first: Option<u64>,
+    rows: Vec<ResidencyEdge>,
+    /// Edges that arrived since, with their numbers.
+    edges: Vec<(u64, ResidencyEdge)>,
 }
 
 impl Subscriber {
@@ -36,39 +39,36 @@ impl Subscriber {
 
     /// The daemon published edge `number`; `arrives` is false when the line loses it.
     pub fn follow(&mut self, number: u64, edge: &ResidencyEdge, arrives: bool) {
-        if let Some(snapshot) = &mut self.snapshot {
-            return snapshot.edges.push(*edge);
+        if !arrives {
+            return;
         }
-        match arrives {
-            false => {}
-            true if number == self.next => {
-                self.next += 1;
-                apply(&mut self.believes, edge);
-            }
-            // This edge is not part of what the daemon notes, and already done: the sweep sees what it left.
-            true => self.snapshot = Some(Snapshot::default()),
+        if number > self.next {
+            self.snapshot = Some(Snapshot::default());
+        }
+        self.next = number + 1;
+        match &mut self.snapshot {
+            Some(snapshot) => snapshot.edges.push((number, *edge)),
+            None => apply(&mut self.believes, edge),
         }
     }
 
-    /// Lets the daemon sweep `most` more records. True when a snapshot is complete now; then it is what is there, and how many edges
-    /// happened while it was collected.
+    /// Lets the daemon read a part of `most` more records; `next` edges were published so far. True with the number of edges that happened
+    /// since the first part when that was the last part, and nothing is missing: then what it believes is what is there.
     pub fn sweep(&mut self, ledger: &Ledger, most: usize, next: u64) -> Option<usize> {
         let snapshot = self.snapshot.as_mut()?;
-        let mut rows = Vec::new();
-        let over = ledger.sweep(&mut snapshot.sweep, most, &mut rows);
-        snapshot.parts.push(rows);
-        if !over {
+        let first = *snapshot.first.get_or_insert(next);
+        if !ledger.sweep(&mut snapshot.sweep, most, &mut snapshot.rows) {
             return None;
         }
-        let Snapshot { mut parts, edges, .. } = self.snapshot.take()?;
-        let noted = edges.len();
-        amend(&mut parts, edges);
-        let swept = parts.iter().map(Vec::len).sum::<usize>();
+        if self.next < next {
+            // The last edges did not arrive: the next one will tell, and begin another snapshot.
+            return None;
+        }
+        let Snapshot { rows, mut edges, .. } = self.snapshot.take()?;
+        edges.retain(|(number, _)| *number >= first);
         self.believes.clear();
-        parts.iter().flatten().for_each(|row| apply(&mut self.believes, row));
-        assert_eq!(swept, self.believes.len(), "a snapshot names a block in a tier once");
-        self.next = next;
-        Some(noted)
+        rows.iter().chain(edges.iter().map(|(_, edge)| edge)).for_each(|edge| apply(&mut self.believes, edge));
+        Some(edges.len())
     }
 
     /// What it believes, unless it knows or would soon know that it missed something.
@@ -80,6 +80,6 @@ impl Subscriber {
 fn apply(residency: &mut Residency, edge: &ResidencyEdge) {
     match edge {
         ResidencyEdge::Stored { key, tier, .. } => drop(residency.insert((*key, *tier))),
-        ResidencyEdge::Removed { key, tier, .. } => drop(residency.remove(&(*key, *tier))),
+        ResidencyEdge::Removed { key, tier } => drop(residency.remove(&(*key, *tier))),
     }
 }

@@ -7,10 +7,11 @@ use kvd::client::Client;
 use kvd::settings::about;
 use kvd_block::SequenceHash;
 use kvd_proto::admin::{
-    Block, DrainRequest, InspectRequest, LayoutsRequest, PinRequest, PurgeRequest, Scrub, SessionsRequest, StatusReply, StatusRequest,
-    Tier, TiersRequest, VerifyProgress, VerifyRequest,
+    Block, Digest, DrainRequest, InspectRequest, LayoutsRequest, PinRequest, PurgeRequest, Scrub, SessionsRequest, SnapshotBlock,
+    SnapshotLayout, SnapshotPart, SnapshotRequest, StatusReply, StatusRequest, Tier, TiersRequest, VerifyProgress, VerifyRequest,
 };
 use serde_json::{Value, json};
+use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
 /// A connection, and how to print.
@@ -107,6 +108,15 @@ impl Session {
                 .collect();
             table(&["layout", "model", "group", "dtype", "attention", "tokens", "ranks", "block", "cpu", "storage"], &rows)
         })
+    }
+
+    pub async fn snapshot(&mut self) -> anyhow::Result<()> {
+        let mut parts = self.client.snapshot(SnapshotRequest {}).await.map_err(told)?.into_inner();
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        while let Some(part) = parts.message().await.map_err(told)? {
+            writeln!(out, "{}", part_json(&part))?;
+        }
+        Ok(out.flush()?)
     }
 
     pub async fn sessions(&mut self) -> anyhow::Result<()> {
@@ -244,6 +254,28 @@ fn block_json(block: &Block) -> Value {
     })
 }
 
+fn part_json(part: &SnapshotPart) -> Value {
+    let layout = |layout: &SnapshotLayout| {
+        json!({
+            "handle": layout.handle, "id": hex(&layout.id), "model": layout.model, "block_tokens": layout.block_tokens, "group": layout.group,
+        })
+    };
+    let block = |block: &SnapshotBlock| {
+        json!({
+            "layout": block.layout, "hash": hex(&block.hash), "parent": hex(&block.parent), "local": block.local,
+            "position": block.position, "medium": block.medium,
+        })
+    };
+    json!({
+        "incarnation": part.incarnation, "next_event": part.next_event, "digest": part.digest.map(digest_json),
+        "layouts": part.layouts.iter().map(layout).collect::<Vec<_>>(), "blocks": part.blocks.iter().map(block).collect::<Vec<_>>(),
+    })
+}
+
+fn digest_json(digest: Digest) -> Value {
+    json!({ "sum": digest.sum, "count": digest.count })
+}
+
 fn status_json(status: &StatusReply) -> Value {
     let counters: serde_json::Map<String, Value> =
         status.counters.iter().map(|counter| (counter.name.clone(), json!(counter.value))).collect();
@@ -252,7 +284,7 @@ fn status_json(status: &StatusReply) -> Value {
         "uptime_ms": status.uptime_ms, "draining": status.draining, "socket": status.socket, "data_dir": status.data_dir,
         "admin_address": status.admin_address, "metrics_address": status.metrics_address,
         "events_address": status.events_address, "replay_address": status.replay_address,
-        "next_event": status.next_event, "digest": status.digest.map(|digest| json!({ "sum": digest.sum, "count": digest.count })),
+        "next_event": status.next_event, "digest": status.digest.map(digest_json),
         "events_dropped": status.events_dropped, "engines": status.engines,
         "open_leases": status.open_leases, "open_transfers": status.open_transfers,
         "slots_being_filled": status.slots_being_filled,
