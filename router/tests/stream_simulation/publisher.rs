@@ -234,6 +234,7 @@ impl Publisher {
             next_event: self.number,
             layouts: vec![SnapshotLayout { handle: 0, id: LAYOUT.to_vec(), block_tokens: 2, group: 0, model: "m".into() }],
             blocks: self.resident.iter().filter(|(chain, ..)| chains.contains(chain)).map(block).collect(),
+            digest: None,
         }
     }
 }
