@@ -24,6 +24,7 @@ const TICK_MS: u64 = 10;
 const FAULTY_TICKS: u64 = 600;
 /// Long enough for pauses and time-outs to pass several times.
 const QUIET_TICKS: u64 = 1200;
+/// Seeds of each kind, unless `SEEDS` says another number.
 const SEEDS: u64 = 300;
 
 type Delivery = Input<SnapshotPart>;
@@ -247,7 +248,7 @@ fn run(seed: u64, kind: Kind) -> (Counts, u64) {
 fn run_all(kind: Kind) -> (Counts, u64) {
     let seeds = match std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => seed..seed + 1,
-        None => 0..SEEDS,
+        None => 0..std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS),
     };
     let mut all = (Counts::default(), 0);
     for seed in seeds {

@@ -89,6 +89,8 @@ impl Default for Limits {
 
 /// Attempts at a replay before something else is tried.
 const MOST_FAILURES: u32 = 3;
+/// A publisher with snapshots and without replays is silent for so many times the pause before an audit before it is doubted.
+const SILENCES: u64 = 3;
 /// Messages from before a view began that may come late, such as those on their way while a snapshot was taken.
 const MOST_LATE: u64 = 1024;
 
@@ -197,6 +199,8 @@ pub enum Reason {
     Disconnected,
     /// Messages are missing.
     Gap,
+    /// Nothing comes, not even the messages that say nothing.
+    Silent,
     /// The publisher began anew.
     Restarted,
     /// The publisher has other blocks than its messages say.
@@ -215,6 +219,7 @@ impl fmt::Display for Reason {
             Reason::Starting => "starting",
             Reason::Disconnected => "disconnected",
             Reason::Gap => "messages are missing",
+            Reason::Silent => "nothing comes",
             Reason::Restarted => "the publisher began anew",
             Reason::Diverged => "the digests differ",
             Reason::Malformed => "a message cannot be read",
@@ -418,6 +423,8 @@ impl<P> Stream<P> {
         match self.phase {
             Phase::Down | Phase::Refused => None,
             Phase::Following if self.means.replay => Some((self.heard_ms + self.limits.audit_ms).max(self.mute_until_ms)),
+            // kvd is never silent for long: it has a message without events for that.
+            Phase::Following if self.means.snapshot => Some(self.heard_ms + SILENCES * self.limits.audit_ms),
             Phase::Following => None,
             Phase::Replaying(_) | Phase::Snapshotting { .. } => Some(self.heard_ms + self.limits.answer_ms),
             Phase::Resting { until_ms } => Some(until_ms),

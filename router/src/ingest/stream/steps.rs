@@ -245,7 +245,8 @@ impl<P> Stream<P> {
         }
         match self.phase {
             Phase::Following if self.next.is_none() => self.heard_ms = self.now_ms,
-            Phase::Following => self.ask_replay(Purpose::Audit),
+            Phase::Following if self.replays() => self.ask_replay(Purpose::Audit),
+            Phase::Following => self.repair(Reason::Silent),
             Phase::Replaying(_) | Phase::Snapshotting { .. } => self.failed(),
             Phase::Resting { .. } => self.start(),
             Phase::Down | Phase::Refused => {}
