@@ -175,19 +175,19 @@ fn price_reason(won: &Priced, who: &str, next: &Priced, other: &str, temperature
     }
     let (a, b) = (&won.terms, &next.terms);
     let gains = [
-        (b.queue_ms - a.queue_ms, "waiting"),
-        (b.room_ms - a.room_ms, "waiting for room"),
-        (b.decode_ms - a.decode_ms, "interference of decodes"),
-        (b.prefill_ms - a.prefill_ms, "computing"),
-        (b.onboard_ms - a.onboard_ms, "loading"),
-        (b.scarcity_ms - a.scarcity_ms, "time taken from others"),
-        (a.affinity_ms - b.affinity_ms, "the session's bonus"),
-        (a.labels_ms - b.labels_ms, "the labels' bonus"),
+        (b.queue_ms - a.queue_ms, "less waiting"),
+        (b.room_ms - a.room_ms, "less waiting for room"),
+        (b.decode_ms - a.decode_ms, "less interference of decodes"),
+        (b.prefill_ms - a.prefill_ms, "less computing"),
+        (b.onboard_ms - a.onboard_ms, "less loading"),
+        (b.scarcity_ms - a.scarcity_ms, "less time taken from others"),
+        (a.affinity_ms - b.affinity_ms, "more of a bonus for the session"),
+        (a.labels_ms - b.labels_ms, "more of a bonus for labels"),
     ];
     let most = gains.iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("some terms");
     let saved = b.uncached_tokens.saturating_sub(a.uncached_tokens);
     let tokens = if saved > 0 { format!("; it computes {saved} tokens fewer") } else { String::new() };
-    format!("{who} won with {:.1} ms, {lead:.1} ms before {other}: {:.1} ms by {}{tokens}.", a.total_ms, most.0, most.1)
+    format!("{who} won with {:.1} ms, {lead:.1} ms before {other}: {:.1} ms {}{tokens}.", a.total_ms, most.0, most.1)
 }
 
 /// The latest decisions, by request, within so many bytes.
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn the_reason_names_the_term_that_decided() {
         let reason = decision(1, &[10.0, 30.0, 50.0]).reason(name);
-        assert_eq!(reason, "gpu-0 won with 10.0 ms, 20.0 ms before gpu-1: 20.0 ms by computing; it computes 200 tokens fewer.");
+        assert_eq!(reason, "gpu-0 won with 10.0 ms, 20.0 ms before gpu-1: 20.0 ms less computing; it computes 200 tokens fewer.");
     }
 
     #[test]

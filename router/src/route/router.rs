@@ -68,7 +68,7 @@ pub struct Measured {
 pub struct Counters {
     /// Requests for which somebody was chosen.
     pub decided: u64,
-    /// Requests that nobody took.
+    /// Times that nobody could take a request.
     pub refused: u64,
     /// Decisions by load because the index was complete for no candidate.
     pub all_unknown: u64,
@@ -405,7 +405,8 @@ impl Router {
     pub fn finish(&mut self, now_ms: f64, id: RequestId, output_tokens: Option<u32>) -> bool {
         let Some(done) = self.loads.finish(now_ms, id) else { return false };
         if let Some(marks) = self.marked.remove(&id) {
-            self.footprints.withdraw(&marks, done.worker, id.0);
+            // Nobody told of its first token, but an answer that ended had one.
+            self.footprints.arrived(&marks, done.worker, id.0, now_ms + self.settings.confirm_ms);
         }
         if let Some(decode_ms) = done.decode_ms {
             let held_ms = decode_ms + self.fleet.prefill_ms(1, done.work);
@@ -426,7 +427,11 @@ impl Router {
 
     /// `id` was given up, or its worker refused it. False when it is not reserved.
     pub fn abort(&mut self, now_ms: f64, id: RequestId) -> bool {
-        self.finish(now_ms, id, None)
+        let Some(done) = self.loads.finish(now_ms, id) else { return false };
+        if let Some(marks) = self.marked.remove(&id) {
+            self.footprints.withdraw(&marks, done.worker, id.0);
+        }
+        true
     }
 
     /// A sign of life of `id`. False when it is not reserved.

@@ -117,6 +117,16 @@ fn approximate_needs_no_index() {
 }
 
 #[test]
+fn an_answer_that_ends_without_word_of_its_first_token_was_computed() {
+    let mut router = router(|settings| settings.mode = Mode::Approximate, 2);
+    let all = [unknown(0), unknown(1)];
+    let first = router.route(0.0, &request(1, 1_600), &blocks(1_600), &all).expect("room");
+    assert!(router.finish(100.0, RequestId(1), None));
+    let second = router.select(200.0, &request(2, 1_600), &blocks(1_600), &all).expect("room");
+    assert_eq!((second.worker, second.terms.used_blocks), (first.worker, 100));
+}
+
+#[test]
 fn affinity_breaks_a_tie_and_never_beats_real_reuse() {
     let mut router = router(|_| {}, 2);
     let in_session = |id| RouteRequest { session: Session(5), ..request(id, 1_600) };
@@ -243,4 +253,24 @@ fn a_long_prompt_is_prefilled_elsewhere_when_that_is_quicker() {
 fn hints_count_the_blocks_of_the_answer() {
     let hints = Hints { output_tokens: 32, ..Hints::default() };
     assert_eq!(RouteRequest { hints, ..request(1, 33) }.total_blocks(), 5);
+}
+
+/// Three workers as in docs/routing.md: one idle and empty, one busy with half of the prompt, one that would have to load most of it.
+fn worked_example() -> Router {
+    let mut router = router(|_| {}, 3);
+    let before = RouteRequest { pinned: Some(WorkerId(1)), ..request(1, 4_000) };
+    router.route(0.0, &before, &[], &[exact(1, 0)]).expect("room");
+    let loads = Known::Exact(Reach { blocks: 450, by_medium: [50, 300, 100, 0] });
+    let all = [exact(0, 0), exact(1, 400), Candidate { worker: WorkerId(2), known: loads }];
+    router.route(40.0, &request(2, 8_000), &blocks(8_000), &all).expect("room");
+    router
+}
+
+#[test]
+fn the_page_shows_what_explain_prints() {
+    let page = include_str!("../../../../docs/routing.md");
+    let text = worked_example().explain(RequestId(2)).expect("kept");
+    for line in text.lines() {
+        assert!(page.contains(line.trim_end()), "docs/routing.md lacks this line:\n{line}\nof\n{text}");
+    }
 }
