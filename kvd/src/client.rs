@@ -8,6 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
+/// What may be on its way to us: some parts of a snapshot, 300 KB each, where HTTP/2's usual 64 KB stop the daemon in every one.
+const WINDOW_BYTES: u32 = 1 << 20;
+
 /// A connected client.
 pub type Client = AdminClient<Channel>;
 
@@ -37,7 +40,8 @@ pub fn read_addresses(dir: &Path) -> Option<Addresses> {
 pub async fn connect(address: &str) -> Result<Client, Unreachable> {
     let unreachable = |why: String| Unreachable { address: address.to_owned(), why };
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| unreachable(error.to_string()))?;
-    let channel = endpoint.connect_timeout(Duration::from_secs(3)).connect().await.map_err(|error| unreachable(innermost(&error)))?;
+    let endpoint = endpoint.connect_timeout(Duration::from_secs(3)).initial_stream_window_size(WINDOW_BYTES);
+    let channel = endpoint.initial_connection_window_size(WINDOW_BYTES).connect().await.map_err(|error| unreachable(innermost(&error)))?;
     Ok(AdminClient::new(channel).max_decoding_message_size(64 << 20))
 }
 

@@ -281,6 +281,18 @@ mod tests {
         assert_eq!((beat.number, beat.digest.count), (2, 1));
     }
 
+    #[tokio::test]
+    async fn residency_is_counted_and_numbered_though_nobody_publishes_it() {
+        let layouts = Arc::new(Layouts::default());
+        layouts.insert(LayoutHandle(0), layout());
+        let mut feed = EventFeed::new(None, layouts, Arc::new(Measures::default()));
+        feed.announce(Tick(0), &ledger()).await;
+        feed.push(stored(1));
+        feed.end_turn(Tick(5 * BEAT_MS), &ledger());
+        feed.end_turn(Tick(9 * BEAT_MS), &ledger());
+        assert_eq!((feed.next_number(), feed.digest().count, feed.next_beat()), (2, 1, None));
+    }
+
     #[test]
     fn long_blocks_make_more_messages() {
         let fact = |tokens: usize| EdgeFact { edge: stored(1), term: 0, tokens: Some(vec![0; tokens]), slot: None };

@@ -113,10 +113,13 @@ impl Session {
     pub async fn snapshot(&mut self) -> anyhow::Result<()> {
         let mut parts = self.client.snapshot(SnapshotRequest {}).await.map_err(told)?.into_inner();
         let mut out = BufWriter::new(std::io::stdout().lock());
+        let mut is_whole = false;
         while let Some(part) = parts.message().await.map_err(told)? {
+            is_whole = part.digest.is_some();
             writeln!(out, "{}", part_json(&part))?;
         }
-        Ok(out.flush()?)
+        out.flush()?;
+        if is_whole { Ok(()) } else { bail!("the snapshot ended before its last part: read it faster, or ask again") }
     }
 
     pub async fn sessions(&mut self) -> anyhow::Result<()> {
