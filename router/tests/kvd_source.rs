@@ -95,7 +95,8 @@ impl Admin for Daemon {
         };
         let part = SnapshotPart { incarnation: 1, next_event: store.next_event, ..SnapshotPart::default() };
         let first = SnapshotPart { layouts: store.layouts.iter().map(layout).collect(), ..part.clone() };
-        let second = SnapshotPart { blocks: store.blocks.iter().map(block).collect(), ..part };
+        let digest = Some(store.digest()).map(|Digest { sum, count }| kvd_proto::admin::Digest { sum, count });
+        let second = SnapshotPart { blocks: store.blocks.iter().map(block).collect(), digest, ..part };
         Ok(Response::new(Box::pin(tokio_stream::iter([Ok(first), Ok(second)]))))
     }
 
