@@ -12,7 +12,8 @@
 //! A replay fills gaps. When it cannot (its buffer begins later, another life answers, a digest differs) a snapshot replaces the
 //! view; a publisher without snapshots is replayed from 0. What begins later than 0 is **incomplete**: it lacks what was stored
 //! before, and claims nothing that is not so, because removals of blocks it never heard of change nothing. A publisher that can do
-//! neither loses all that is known of it at every gap and is followed, incomplete, from there.
+//! neither loses all that is known of it at every gap and is followed, incomplete, from there; that one connection brings messages
+//! of one life only is then its user's part, who makes a new socket for each.
 
 mod held;
 mod steps;
@@ -406,6 +407,11 @@ impl<P> Stream<P> {
         } else {
             State::Unknown(self.reason)
         }
+    }
+
+    /// True while no replay is asked for, because none was answered: only the connection tells lives apart then.
+    pub fn is_muted(&self) -> bool {
+        self.means.replay && self.now_ms < self.mute_until_ms
     }
 
     /// Number of the last message applied.

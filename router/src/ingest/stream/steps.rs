@@ -229,6 +229,8 @@ impl<P> Stream<P> {
             // A publisher that promised replays and gives none is followed as one without.
             self.failures = 0;
             self.mute_until_ms = self.now_ms + self.limits.mute_ms;
+            // Nothing proves that these are all of one life.
+            self.held.clear();
             return self.begin_anywhere();
         }
         let until_ms = self.now_ms + (self.limits.rest_ms << (self.failures - 1).min(16)).min(self.limits.most_rest_ms);
