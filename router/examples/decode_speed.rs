@@ -1,5 +1,7 @@
-//! How long it takes to read one message of 128 blocks: `cargo run --release -p kvd-router --example decode_speed`.
+//! How long it takes to read one message of 128 blocks, and to apply it to an index that holds them already: `cargo run --release -p kvd-router --example decode_speed`.
 
+use kvd_router::ingest::apply::{Applier, Publisher};
+use kvd_router::ingest::namespaces::Namespaces;
 use kvd_router::ingest::wire::{Decoder, Naming};
 use std::hint::black_box;
 use std::time::Instant;
@@ -34,16 +36,29 @@ fn payload(block_tokens: u32) -> Vec<u8> {
     out
 }
 
+/// Nanoseconds a block that `work` takes for a message.
+fn measure(mut work: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    (0..MESSAGES).for_each(|_| work());
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(MESSAGES) / f64::from(BLOCKS)
+}
+
 fn main() {
     for block_tokens in [16, 32, 64] {
         let payload = payload(block_tokens);
         let mut decoder = Decoder::new(Naming::Engine);
-        let start = Instant::now();
-        for _ in 0..MESSAGES {
+        let read = measure(|| {
             let batch = decoder.decode(black_box(&payload)).expect("a sound payload");
             black_box(batch.events().count());
-        }
-        let each = start.elapsed().as_secs_f64() * 1e9 / f64::from(MESSAGES) / f64::from(BLOCKS);
-        println!("{BLOCKS} blocks of {block_tokens} tokens, {} bytes: {each:.1} ns a block", payload.len());
+        });
+        let engine = Publisher::Engine { model: "m".into(), block_tokens: None, rank: 0 };
+        let mut applier = Applier::new(engine, Namespaces::default().into());
+        let applied = measure(|| {
+            black_box(applier.apply(black_box(&payload), true));
+        });
+        println!(
+            "{BLOCKS} blocks of {block_tokens} tokens, {} bytes: read {read:.0} ns, read and applied {applied:.0} ns a block",
+            payload.len()
+        );
     }
 }

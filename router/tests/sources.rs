@@ -292,3 +292,16 @@ async fn a_name_means_one_source() {
     let text = error.to_string();
     assert!(text.contains("blocks of 16 tokens") && text.contains("blocks of 32 tokens"), "{text}");
 }
+
+#[tokio::test]
+async fn a_publisher_that_floods_is_known_whole_in_the_end() {
+    const MESSAGES: u64 = 20_000;
+    let mut engine = Engine::new().await;
+    let (_, sources) = sources();
+    let id = sources.add(engine.spec(None)).unwrap();
+    until(&sources, id, "known", |views, _| views[0].state == KNOWN).await;
+    for number in 0..MESSAGES {
+        engine.send(number, event(number + 1, None, [number as u32, 7])).await;
+    }
+    until(&sources, id, "whole", |views, status| views[0].state == KNOWN && status[0].blocks[0] == MESSAGES).await;
+}
