@@ -48,12 +48,18 @@ class Kvd:
             return probe.connect_ex(self.socket) == 0
 
     def addresses(self) -> dict[str, str]:
-        """Where it listens, by name."""
-        return json.loads((self.home / "nvme" / "kvd.addresses.json").read_text())
+        """Where it listens, by name. Waits until it has written that down: engines can connect a moment earlier."""
+        assert self.process is not None
+        path, deadline = self.home / "nvme" / "kvd.addresses.json", time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if path.exists() and (found := json.loads(path.read_text() or "{}")).get("pid") == self.process.pid:
+                return found
+            time.sleep(0.02)
+        raise RuntimeError(f"kvd wrote no {path}")
 
     def control(self, *arguments: str) -> list[str]:
         """The command that runs `kvctl` against it."""
-        return [str(BINARY.parent / "kvctl"), "--data-dir", str(self.home / "nvme"), *arguments]
+        return [str(BINARY.parent / "kvctl"), "--address", self.addresses()["admin"], *arguments]
 
     def kill(self) -> None:
         """As a crash would: no warning."""
