@@ -271,6 +271,7 @@ async fn a_source_that_is_removed_leaves_nothing_behind() {
     let (namespaces, sources) = sources();
     let id = sources.add(engine.spec(None)).unwrap();
     until(&sources, id, "known", |views, status| views[0].state == KNOWN && status[0].blocks[0] == 1).await;
+    let views = sources.views(id).unwrap();
     assert!(sources.remove(id));
     assert!(!sources.remove(id));
     let index = namespaces.get(&NamespaceKey { model: "m".into(), block_tokens: 2 }).unwrap();
@@ -280,6 +281,7 @@ async fn a_source_that_is_removed_leaves_nothing_behind() {
         }
     };
     timeout(Duration::from_secs(10), empty).await.expect("its blocks are forgotten");
+    assert_eq!(views.borrow()[0].state, State::Unknown(Reason::Stopped));
 }
 
 #[tokio::test]

@@ -152,6 +152,10 @@ pub(super) fn digest(indexes: &[RwLockWriteGuard<'_, Index>], seats: &[Seat]) ->
 
 impl Drop for Holders {
     fn drop(&mut self) {
+        // Whatever broke may break again: the holders stay, unused, and are not given to anybody else.
+        if std::thread::panicking() {
+            return;
+        }
         for seat in &self.seats {
             self.spaces[seat.space].namespace.write().remove_holder(seat.holder);
         }

@@ -5,7 +5,7 @@ use super::live::{self, Arrival, Arrivals, Endpoint, Losses};
 use super::view::{StreamStatus, StreamView};
 use super::{replay, snapshot};
 use crate::ingest::apply::{Applied, Applier, Refusal};
-use crate::ingest::stream::{Action, Input, Limits, Means, State, Stream, Verdict};
+use crate::ingest::stream::{Action, Input, Limits, Means, Reason, State, Stream, Verdict};
 use crate::ingest::wire::WireError;
 use kvd_proto::admin::{Layout, SnapshotPart};
 use std::sync::atomic::Ordering;
@@ -112,6 +112,15 @@ pub(super) struct Parts {
     pub applier: Applier,
     pub views: Arc<watch::Sender<Vec<StreamView>>>,
     pub status: Arc<Mutex<StreamStatus>>,
+}
+
+/// However the task ends, nobody goes on using what it no longer follows.
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let (at, state) = (self.at, State::Unknown(Reason::Stopped));
+        self.views.send_modify(|views| views[at].state = state);
+        self.status.lock().unwrap_or_else(|broken| broken.into_inner()).state = state;
+    }
 }
 
 impl Follower {

@@ -212,6 +212,8 @@ pub enum Reason {
     Unanswered,
     /// Its block size or hashes do not fit what was declared.
     Refused,
+    /// Nobody follows it any more: it was removed, or its task broke down.
+    Stopped,
 }
 
 impl fmt::Display for Reason {
@@ -226,6 +228,7 @@ impl fmt::Display for Reason {
             Reason::Malformed => "a message cannot be read",
             Reason::Unanswered => "neither replay nor snapshot is answered",
             Reason::Refused => "refused",
+            Reason::Stopped => "nobody follows it any more",
         })
     }
 }
