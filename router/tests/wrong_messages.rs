@@ -55,7 +55,6 @@ fn every_captured_stream_is_applied_whole_and_forgotten_whole() {
 
 /// What bit flips come to, and engines whose hashes tell more apart than tokens, adapter and salt.
 #[test]
-#[ignore = "the index panics: a number from the tables is of a live run"]
 fn a_holder_may_call_a_block_by_two_names() {
     let locals = [7, 8, 9].map(LocalHash);
     let mut index = Blocks::default();
@@ -74,7 +73,6 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    #[ignore = "the index panics when a holder calls a block by two names: see the test of that"]
     fn flipped_bits_leave_the_index_sound(
         which in any::<Index>(),
         flips in proptest::collection::vec((any::<Index>(), any::<Index>(), 0u8..8), 1..24),

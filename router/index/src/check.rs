@@ -43,7 +43,17 @@ impl Index {
         for (id, holder) in self.holders.iter().enumerate().filter_map(|(id, holder)| Some((id, holder.as_ref()?))) {
             let placed = memberships.get(&(id as u16)).copied().unwrap_or(0);
             let waiting: u64 = holder.orphan_memberships();
-            assert_eq!(placed + waiting + holder.evicted, holder.digest.count, "memberships of holder {id} are miscounted");
+            let mut union: HashMap<Place, super::Media> = HashMap::new();
+            let mut each = 0;
+            for (_, alias) in holder.aliases.iter() {
+                each += alias.media.len() as u64;
+                union.insert(alias.place, holder.aliases.union(alias.place));
+                let run = self.runs.get(alias.place.run);
+                let held = run.held.of(super::HolderId(id as u16)).iter().find(|held| (held.from..held.to).contains(&alias.place.offset));
+                assert_eq!(held.map(|held| held.media), union.get(&alias.place).copied(), "a name says more than is held");
+            }
+            let more = each - union.values().map(|media| media.len() as u64).sum::<u64>();
+            assert_eq!(placed + more + waiting + holder.evicted, holder.digest.count, "memberships of holder {id} are miscounted");
         }
     }
 }

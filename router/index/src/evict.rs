@@ -74,8 +74,7 @@ impl Index {
             left.extend(open.map(|from| (from, counts.len() as u16)));
         });
         for holder in holders {
-            let aliases = &mut self.holder_mut(holder).aliases;
-            aliases.retain(|_, place| place.run != number);
+            self.holder_mut(holder).aliases.forget_run(number);
         }
         self.bury(number, &left);
     }

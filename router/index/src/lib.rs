@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alias;
 #[cfg(test)]
 mod check;
 mod evict;

@@ -15,7 +15,7 @@ struct Record {
     children: HashMap<LocalHash, Block>,
     held: BTreeMap<HolderId, Media>,
     /// What domains call it while anybody holds it.
-    named: HashSet<(NameDomain, BlockName)>,
+    named: BTreeMap<NameDomain, BlockName>,
 }
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ struct Holder {
     domain: NameDomain,
     salt: u64,
     digest: Digest,
-    names: HashMap<BlockName, Block>,
+    names: HashMap<BlockName, (Block, Media)>,
     orphans: HashMap<BlockName, Orphan>,
 }
 
@@ -70,32 +70,34 @@ impl NaiveIndex {
     pub fn store(&mut self, id: HolderId, medium: Medium, parent: Option<BlockName>, names: &[BlockName], locals: &[LocalHash]) -> Stored {
         assert_eq!(names.len(), locals.len(), "one name for each block");
         let mut stored = Stored::default();
-        let mut parent = parent;
+        let mut before = parent.map_or(Some(ROOT), |parent| self.resolve(id, parent));
+        let mut called = parent;
         for (name, local) in names.iter().zip(locals) {
-            self.store_one(id, medium, parent, *name, *local, &mut stored);
-            parent = Some(*name);
+            before = self.store_one(id, medium, before, called, (*name, *local), &mut stored);
+            called = Some(*name);
         }
         stored
     }
 
+    /// Stores a block after `known`, which is called `parent`; gives the block, when it has a place.
     fn store_one(
         &mut self,
         id: HolderId,
         medium: Medium,
+        known: Option<Block>,
         parent: Option<BlockName>,
-        name: BlockName,
-        local: LocalHash,
+        (name, local): (BlockName, LocalHash),
         stored: &mut Stored,
-    ) {
-        let known = parent.map_or(Some(ROOT), |parent| self.resolve(id, parent));
+    ) -> Option<Block> {
         // The parent may be unknown while the block is not: its name says enough then.
         let itself = self.resolve(id, name).filter(|block| self.blocks[*block].local == local);
-        let holder = self.holders.get_mut(&id).expect("a registered holder");
         if let (None, Some(block)) = (known, itself) {
             self.hold(id, block, name, medium, stored);
-            return;
+            return Some(block);
         }
         let Some(before) = known else {
+            self.forget_meaning(id, name);
+            let holder = self.holders.get_mut(&id).expect("a registered holder");
             let fresh = || Orphan { parent: parent.expect("only a parent can be unknown"), local, media: Media::NONE };
             let orphan = holder.orphans.entry(name).or_insert_with(fresh);
             if orphan.media.contains(medium) {
@@ -105,39 +107,41 @@ impl NaiveIndex {
                 holder.digest.add(term(name.0, holder.salt, medium as u8));
                 stored.orphaned += 1;
             }
-            return;
+            return None;
         };
-        let mut media = Media::of(medium);
-        if let Some(orphan) = holder.orphans.remove(&name) {
-            media = media.or(orphan.media);
-            if orphan.media.contains(medium) {
-                stored.again += 1;
-            } else {
-                holder.digest.add(term(name.0, holder.salt, medium as u8));
-                stored.added += 1;
-            }
-        } else if self.holds(id, name, medium) {
-            stored.again += 1;
-        } else {
-            let holder = self.holders.get_mut(&id).expect("a registered holder");
-            holder.digest.add(term(name.0, holder.salt, medium as u8));
-            stored.added += 1;
-        }
-        self.place(id, before, name, local, media);
+        let block = self.block_after(before, local);
+        self.hold(id, block, name, medium, stored);
         self.adopt(id);
+        Some(block)
+    }
+
+    fn count(&mut self, id: HolderId, name: BlockName, medium: Medium) {
+        let holder = self.holders.get_mut(&id).expect("a registered holder");
+        holder.digest.add(term(name.0, holder.salt, medium as u8));
+    }
+
+    /// A holder says of a block without a place what it said of one that has.
+    fn forget_meaning(&mut self, id: HolderId, name: BlockName) {
+        let holder = self.holders.get_mut(&id).expect("a registered holder");
+        let Some((meant, media)) = holder.names.remove(&name) else { return };
+        for medium in Medium::ALL.into_iter().filter(|medium| media.contains(*medium)) {
+            holder.digest.remove(term(name.0, holder.salt, medium as u8));
+        }
+        self.hold_again(id, meant);
     }
 
     fn hold(&mut self, id: HolderId, block: Block, name: BlockName, medium: Medium, stored: &mut Stored) {
         let holder = self.holders.get_mut(&id).expect("a registered holder");
-        let held = self.blocks[block].held.entry(id).or_default();
-        if held.contains(medium) {
-            stored.again += 1;
-            return;
+        let waited = holder.orphans.remove(&name).map_or(Media::NONE, |orphan| orphan.media);
+        for told in Medium::ALL.into_iter().filter(|told| waited.contains(*told)) {
+            self.tell(id, block, name, told);
         }
-        *held = held.with(medium);
-        holder.digest.add(term(name.0, holder.salt, medium as u8));
-        stored.added += 1;
-        self.call(id, name, block);
+        if self.tell(id, block, name, medium) {
+            self.count(id, name, medium);
+            stored.added += 1;
+        } else {
+            stored.again += 1;
+        }
     }
 
     /// Blocks that somebody of the holder's domain has told of came to `medium`, too; others are counted as orphaned, and forgotten.
@@ -152,15 +156,56 @@ impl NaiveIndex {
         stored
     }
 
-    fn place(&mut self, id: HolderId, before: Block, name: BlockName, local: LocalHash, media: Media) {
+    fn block_after(&mut self, before: Block, local: LocalHash) -> Block {
         let next = self.blocks.len();
         let block = *self.blocks[before].children.entry(local).or_insert(next);
         if block == next {
             self.blocks.push(Record { local, ..Record::default() });
         }
-        let held = self.blocks[block].held.entry(id).or_default();
-        *held = held.or(media);
-        self.call(id, name, block);
+        block
+    }
+
+    /// A holder says that the block it calls `name` is in a medium; false when it had said so. What it meant by the name before is
+    /// taken back.
+    fn tell(&mut self, id: HolderId, block: Block, name: BlockName, medium: Medium) -> bool {
+        let holder = self.holders.get_mut(&id).expect("a registered holder");
+        let before = holder.names.get(&name).copied();
+        if before.is_some_and(|(meant, media)| meant == block && media.contains(medium)) {
+            return false;
+        }
+        let same = before.filter(|(meant, _)| *meant == block).map_or(Media::NONE, |(_, media)| media);
+        holder.names.insert(name, (block, same.with(medium)));
+        let domain = holder.domain;
+        self.hold_again(id, block);
+        if !self.named.contains_key(&(domain, name)) && !self.blocks[block].named.contains_key(&domain) {
+            self.named.insert((domain, name), block);
+            self.blocks[block].named.insert(domain, name);
+        }
+        if let Some((meant, media)) = before.filter(|(meant, _)| *meant != block) {
+            let holder = self.holders.get_mut(&id).expect("a registered holder");
+            for medium in Medium::ALL.into_iter().filter(|medium| media.contains(*medium)) {
+                holder.digest.remove(term(name.0, holder.salt, medium as u8));
+            }
+            self.hold_again(id, meant);
+        }
+        true
+    }
+
+    /// A holder has a block wherever any of its names for it says so.
+    fn hold_again(&mut self, id: HolderId, block: Block) {
+        let names = self.holders[&id].names.values();
+        let media = names.filter(|(meant, _)| *meant == block).fold(Media::NONE, |all, (_, media)| all.or(*media));
+        let record = &mut self.blocks[block];
+        if !media.is_empty() {
+            record.held.insert(id, media);
+            return;
+        }
+        record.held.remove(&id);
+        if record.held.is_empty() {
+            for of in std::mem::take(&mut record.named) {
+                self.named.remove(&of);
+            }
+        }
     }
 
     /// Gives orphans their place as soon as their parent has one, in every holder that calls it by the same name.
@@ -178,39 +223,17 @@ impl NaiveIndex {
             }
             let Some((id, name, before)) = found else { return };
             let orphan = self.holders.get_mut(&id).expect("listed").orphans.remove(&name).expect("listed");
-            self.place(id, before, name, orphan.local, orphan.media);
+            let block = self.block_after(before, orphan.local);
+            for medium in Medium::ALL.into_iter().filter(|medium| orphan.media.contains(*medium)) {
+                self.tell(id, block, name, medium);
+            }
         }
     }
 
     /// The block a holder means by `name`: its own, or what another of its domain calls so and somebody still has.
     fn resolve(&self, id: HolderId, name: BlockName) -> Option<Block> {
-        let own = self.holders[&id].names.get(&name).copied();
+        let own = self.holders[&id].names.get(&name).map(|(block, _)| *block);
         own.or_else(|| self.named.get(&(self.holders[&id].domain, name)).copied())
-    }
-
-    /// Notes what a holder calls a block.
-    fn call(&mut self, id: HolderId, name: BlockName, block: Block) {
-        let holder = self.holders.get_mut(&id).expect("a registered holder");
-        holder.names.insert(name, block);
-        let of = (holder.domain, name);
-        self.named.insert(of, block);
-        self.blocks[block].named.insert(of);
-    }
-
-    /// A holder no longer has a block.
-    fn leave(&mut self, id: HolderId, block: Block) {
-        let record = &mut self.blocks[block];
-        record.held.remove(&id);
-        if record.held.is_empty() {
-            for of in record.named.drain() {
-                self.named.remove(&of);
-            }
-        }
-    }
-
-    fn holds(&self, id: HolderId, name: BlockName, medium: Medium) -> bool {
-        let block = self.holders[&id].names.get(&name);
-        block.and_then(|block| self.blocks[*block].held.get(&id)).is_some_and(|media| media.contains(medium))
     }
 
     /// Blocks left `medium` of a holder.
@@ -235,17 +258,14 @@ impl NaiveIndex {
             }
             return had;
         }
-        let Some(block) = holder.names.get(&name).copied() else { return false };
-        let Some(media) = self.blocks[block].held.get_mut(&id).filter(|media| media.contains(medium)) else { return false };
+        let Some((block, media)) = holder.names.get_mut(&name).filter(|(_, media)| media.contains(medium)) else { return false };
+        let block = *block;
         *media = media.without(medium);
         if media.is_empty() {
             holder.names.remove(&name);
         }
         holder.digest.remove(term(name.0, holder.salt, medium as u8));
-        let gone = media.is_empty();
-        if gone {
-            self.leave(id, block);
-        }
+        self.hold_again(id, block);
         true
     }
 
@@ -254,8 +274,8 @@ impl NaiveIndex {
         let Some(holder) = self.holders.get_mut(&id) else { return };
         holder.orphans.clear();
         holder.digest = Digest::default();
-        for (_, block) in std::mem::take(&mut holder.names) {
-            self.leave(id, block);
+        for (_, (block, _)) in std::mem::take(&mut holder.names) {
+            self.hold_again(id, block);
         }
     }
 
@@ -284,7 +304,7 @@ impl NaiveIndex {
 
     /// Blocks with a place that somebody holds.
     pub fn placed_blocks(&self) -> usize {
-        let held: HashSet<Block> = self.holders.values().flat_map(|holder| holder.names.values().copied()).collect();
+        let held: HashSet<Block> = self.holders.values().flat_map(|holder| holder.names.values().map(|(block, _)| *block)).collect();
         held.len()
     }
 }

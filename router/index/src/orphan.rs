@@ -53,6 +53,9 @@ impl Index {
         local: LocalHash,
         stored: &mut Stored,
     ) {
+        if !self.holder(id).orphans.contains_key(&name.0) {
+            self.forget_meaning(id, name);
+        }
         let full = self.waiting.orphans >= self.limits.most_orphans;
         let holder = self.holders[usize::from(id.0)].as_mut().expect("a holder that was added and not removed");
         let added = match holder.orphans.get_mut(&name.0) {

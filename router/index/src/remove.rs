@@ -1,6 +1,6 @@
 //! Blocks leave a holder, and memory is given back at once.
 
-use super::held::Held;
+use super::alias::{Alias, Aliases};
 use super::table::Place;
 use super::tree::{Index, head_hash};
 use super::{BlockName, HolderId, Media, Medium, Removed};
@@ -18,18 +18,33 @@ impl Index {
         let mut removed = Removed::default();
         let mut rest = names;
         while let Some(name) = rest.first() {
-            let blocks = match self.place_of(id, *name) {
-                Some(place) => self.remove_stretch(id, medium, place, rest, &mut removed),
-                None => {
+            let blocks = match self.meaning(id, *name) {
+                Meaning::Named(place) => self.remove_stretch(id, medium, place, rest, &mut removed),
+                Meaning::Own(alias) => removed.count(self.remove_alias(id, medium, *name, alias)),
+                Meaning::Other => removed.count(false),
+                Meaning::Unplaced => {
                     let was_there = self.remove_orphan(id, medium, *name) == Some(true);
-                    removed.removed += u32::from(was_there);
-                    removed.unknown += u32::from(!was_there);
-                    1
+                    removed.count(was_there)
                 }
             };
             rest = &rest[blocks..];
         }
         removed
+    }
+
+    /// What a holder calls `name`.
+    fn meaning(&self, id: HolderId, name: BlockName) -> Meaning {
+        let holder = self.holder(id);
+        if !holder.aliases.is_empty()
+            && let Some(alias) = holder.aliases.get(name)
+        {
+            return Meaning::Own(alias);
+        }
+        match self.named(holder.domain, name) {
+            Some(place) if holder.aliases.has_place(place) => Meaning::Other,
+            Some(place) => Meaning::Named(place),
+            None => Meaning::Unplaced,
+        }
     }
 
     /// Removes the leading blocks of `names` that lie side by side from `place` on, up or down; says how many.
@@ -52,22 +67,34 @@ impl Index {
         blocks
     }
 
-    /// Takes a medium from a stretch of a run; says from how many blocks.
+    /// Takes a medium from a stretch of a run that the domain calls by these names; says from how many blocks.
     fn uncover(&mut self, id: HolderId, medium: Medium, first: Place, names: &[BlockName], order: Order) -> u32 {
-        let (from, to) = (first.offset, first.offset + names.len() as u16);
-        let holder = self.holders[usize::from(id.0)].as_mut().expect("a holder that was added and not removed");
+        let (from, to) = (usize::from(first.offset), usize::from(first.offset) + names.len());
+        let salt = self.holder(id).salt;
+        let mut gone = Digest::default();
+        self.release(id, medium, first, names.len(), |low, high| {
+            let told = match order {
+                Order::Up => &names[low - from..high - from],
+                Order::Down => &names[to - high..to - low],
+            };
+            told.iter().for_each(|name| gone.add(term(name.0, salt, medium as u8)));
+        });
+        let digest = &mut self.holder_mut(id).digest;
+        *digest = Digest { sum: digest.sum.wrapping_sub(gone.sum), count: digest.count - gone.count };
+        gone.count as u32
+    }
+
+    /// Notes that a holder no longer has `blocks` from `first` on in `medium`, telling `piece` of each stretch that it had, and
+    /// forgets blocks that nobody has any more.
+    pub(super) fn release(&mut self, id: HolderId, medium: Medium, first: Place, blocks: usize, mut piece: impl FnMut(usize, usize)) {
+        let (from, to) = (first.offset, first.offset + blocks as u16);
         let run = self.runs.get_mut(first.run);
         let before = run.heap_bytes();
         let (held, counts) = run.held_and_counts();
-        let (mut gone, mut died) = (0, false);
+        let mut died = false;
         held.cut(id, from, to, medium, |low, high, had| {
-            gone += u32::from(high - low);
             let (low, high) = (usize::from(low), usize::from(high));
-            let told = match order {
-                Order::Up => &names[low - usize::from(from)..high - usize::from(from)],
-                Order::Down => &names[usize::from(to) - high..usize::from(to) - low],
-            };
-            told.iter().for_each(|name| holder.digest.remove(term(name.0, holder.salt, medium as u8)));
+            piece(low, high);
             if had == Media::of(medium) {
                 for count in &mut counts[low..high] {
                     *count -= 1;
@@ -76,24 +103,8 @@ impl Index {
             }
         });
         self.run_bytes = self.run_bytes + self.runs.get(first.run).heap_bytes() - before;
-        if gone > 0 && !self.holder(id).aliases.is_empty() {
-            self.drop_aliases(id, first, names);
-        }
         if died {
             self.bury(first.run, &[(from, to)]);
-        }
-        gone
-    }
-
-    fn drop_aliases(&mut self, id: HolderId, first: Place, names: &[BlockName]) {
-        let held: SmallVec<[Held; 8]> = self.runs.get(first.run).held.of(id).iter().copied().collect();
-        let holder = self.holder_mut(id);
-        for name in names {
-            let Some(place) = holder.aliases.get(&name.0).copied() else { continue };
-            let still = held.iter().any(|held| (held.from..held.to).contains(&place.offset));
-            if place.run == first.run && !still {
-                holder.aliases.remove(&name.0);
-            }
         }
     }
 
@@ -152,7 +163,7 @@ impl Index {
             }
         }
         let holder = self.holder_mut(id);
-        holder.aliases.clear();
+        holder.aliases = Aliases::default();
         holder.digest = Digest::default();
         holder.evicted = 0;
     }
@@ -168,6 +179,28 @@ impl Index {
         });
         self.bury(number, &left);
     }
+}
+
+impl Removed {
+    /// Counts one block; says so.
+    fn count(&mut self, was_there: bool) -> usize {
+        self.removed += u32::from(was_there);
+        self.unknown += u32::from(!was_there);
+        1
+    }
+}
+
+/// What a holder calls by a name.
+#[derive(Debug, Clone, Copy)]
+enum Meaning {
+    /// The block that its domain calls so.
+    Named(Place),
+    /// What it alone, or also, calls so.
+    Own(Alias),
+    /// A block of its domain that it calls otherwise.
+    Other,
+    /// Nothing that has a place.
+    Unplaced,
 }
 
 /// How the names of a stretch run along it.

@@ -5,7 +5,7 @@
 //! ```text
 //! "kvdindx1"
 //! u32 holders, each: u8 present [u16 domain, u64 salt, u64 digest sum, u64 digest count, u64 evicted,
-//!                                u32 aliases × (u64 name, u64 place), u32 orphans × (u64 name, u64 parent, u64 local, u8 media)]
+//!                                u32 aliases × (u64 name, u64 place, u8 media), u32 orphans × (u64 name, u64 parent, u64 local, u8 media)]
 //! u32 runs, each:    u64 parent place or 0, u16 domain, u16 blocks, blocks × u64 local,
 //!                    u8 domains × (u16 domain, blocks × u64 name), u32 stretches × (u16 holder, u16 from, u16 to, u8 media)
 //! u64 xxh3 of all before
@@ -13,6 +13,7 @@
 //!
 //! Runs are numbered from 1 in the order they come.
 
+use super::alias::Alias;
 use super::held::{Held, HeldList};
 use super::orphan::Orphan;
 use super::run::{Run, UNNAMED};
@@ -21,7 +22,6 @@ use super::tree::{Holder, Index, IndexLimits, head_hash};
 use super::{BlockName, HolderId, Media, NameDomain};
 use kvd_block::LocalHash;
 use kvd_block::digest::{Digest, mix};
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -71,9 +71,10 @@ impl Index {
             out.u64(number)?;
         }
         out.u32(holder.aliases.len() as u32)?;
-        for (name, place) in &holder.aliases {
-            out.u64(*name)?;
-            out.place(*place)?;
+        for (name, alias) in holder.aliases.iter() {
+            out.u64(name.0)?;
+            out.place(alias.place)?;
+            out.write_all(&[alias.media.bits()])?;
         }
         let orphans: Vec<(BlockName, Orphan)> = self.orphans_of(id).collect();
         out.u32(orphans.len() as u32)?;
@@ -122,8 +123,9 @@ impl Index {
         let evicted = input.u64()?;
         self.put_holder(id, domain, salt);
         for _ in 0..input.u32()? {
-            let (name, place) = (input.u64()?, Place::of_packed(input.u64()?));
-            self.holder_mut(id).aliases.insert(name, place);
+            let (name, place) = (BlockName(input.u64()?), Place::of_packed(input.u64()?));
+            let media = Media::of_bits(input.u8()?).ok_or(SnapshotError::Unsound("an unknown medium"))?;
+            self.holder_mut(id).aliases.set(name, Alias { place, media });
         }
         for _ in 0..input.u32()? {
             let (name, parent, local) = (BlockName(input.u64()?), BlockName(input.u64()?), LocalHash(input.u64()?));
@@ -139,8 +141,7 @@ impl Index {
         while self.names.len() <= usize::from(domain.0) {
             self.names.push(Default::default());
         }
-        let (aliases, orphans) = (HashMap::new(), HashMap::new());
-        self.holders[usize::from(id.0)] = Some(Holder { domain, salt, digest: Digest::default(), aliases, orphans, evicted: 0 });
+        self.holders[usize::from(id.0)] = Some(Holder::new(domain, salt));
     }
 
     fn read_run(&mut self, input: &mut Reader<'_, impl Read>) -> Result<(), SnapshotError> {
@@ -205,8 +206,8 @@ impl Index {
             }
             self.with_run(place.run, |run| run.hang(place.offset));
         }
-        let aliases = self.holders.iter().flatten().flat_map(|holder| holder.aliases.values());
-        let sound = aliases.into_iter().all(|place| self.runs.find(place.run).is_some_and(|run| run.len() > usize::from(place.offset)));
+        let mut places = self.holders.iter().flatten().flat_map(|holder| holder.aliases.iter()).map(|(_, alias)| alias.place);
+        let sound = places.all(|place| self.runs.find(place.run).is_some_and(|run| run.len() > usize::from(place.offset)));
         if sound { Ok(()) } else { Err(SnapshotError::Unsound("a name leads nowhere")) }
     }
 }

@@ -5,7 +5,8 @@ use super::table::Place;
 use super::tree::{Index, head_hash};
 use super::{BlockName, HolderId, Media, Medium, NameDomain, Stored};
 use kvd_block::LocalHash;
-use kvd_block::digest::{mix, term};
+use kvd_block::digest::{Digest, mix, term};
+use std::sync::atomic::Ordering;
 
 impl Index {
     /// Blocks that follow one another, the first after `parent` (`None` at the start of a sequence), came to `medium` of a holder.
@@ -42,7 +43,7 @@ impl Index {
         let mut stored = Stored::default();
         for name in names {
             match self.place_of(id, *name) {
-                Some(place) => self.cover(id, medium, place, std::slice::from_ref(name), Some(&mut stored)),
+                Some(place) => self.place_one(id, medium, place, *name, &mut stored),
                 None => stored.orphaned += 1,
             }
         }
@@ -55,8 +56,14 @@ impl Index {
         if self.runs.get(place.run).locals()[usize::from(place.offset)] != local.0 {
             return None;
         }
-        self.cover(id, medium, place, &[name], Some(stored));
+        self.place_one(id, medium, place, name, stored);
         Some(place)
+    }
+
+    fn place_one(&mut self, id: HolderId, medium: Medium, place: Place, name: BlockName, stored: &mut Stored) {
+        let told = self.take_orphans(id, medium, &[name], stored);
+        self.cover(id, medium, place, &[name], Some(stored));
+        self.place_taken(id, medium, &told);
     }
 
     fn place_all(
@@ -76,12 +83,7 @@ impl Index {
             done += blocks;
             at = Some(Place { run, offset: offset + blocks as u16 - 1 });
         }
-        for (name, media) in told {
-            let Some(place) = self.place_of(id, name) else { continue };
-            for other in Medium::ALL.into_iter().filter(|other| media.contains(*other) && *other != medium) {
-                self.cover(id, other, place, &[name], None);
-            }
-        }
+        self.place_taken(id, medium, &told);
         let domain = self.holder(id).domain;
         self.adopt(domain, names);
     }
@@ -104,6 +106,16 @@ impl Index {
             }
         }
         told
+    }
+
+    /// What was told of blocks while they waited, `medium` aside, holds where they are now.
+    fn place_taken(&mut self, id: HolderId, medium: Medium, told: &[(BlockName, Media)]) {
+        for (name, media) in told {
+            let Some(place) = self.place_of(id, *name) else { continue };
+            for other in Medium::ALL.into_iter().filter(|other| media.contains(*other) && *other != medium) {
+                self.cover(id, other, place, &[*name], None);
+            }
+        }
     }
 
     /// Places one block that was told of, and counted, before.
@@ -134,29 +146,73 @@ impl Index {
     }
 
     /// A holder has blocks of a run from `first` on in `medium`. Without `stored` they were counted before.
-    pub(super) fn cover(&mut self, id: HolderId, medium: Medium, first: Place, names: &[BlockName], stored: Option<&mut Stored>) {
-        self.name_all(id, first, names);
-        let from = first.offset;
-        let to = from + names.len() as u16;
-        let tick = self.tick;
-        let holder = self.holders[usize::from(id.0)].as_mut().expect("a holder that was added and not removed");
+    pub(super) fn cover(&mut self, id: HolderId, medium: Medium, first: Place, names: &[BlockName], mut stored: Option<&mut Stored>) {
+        let named = self.name_all(id, first, names);
+        if named == names.len() {
+            return self.cover_named(id, medium, first, names, stored);
+        }
+        // From the first block that cannot have its name on, one by one.
+        self.cover_named(id, medium, first, &names[..named], stored.as_deref_mut());
+        // What names meant before is taken back on the way, and must not take blocks along that nobody holds yet.
+        let last = first.offset + names.len() as u16 - 1;
+        self.with_run(first.run, |run| run.hang(last));
+        for (offset, name) in (first.offset..).zip(names).skip(named) {
+            let place = Place { offset, ..first };
+            if self.name(id, place, *name) {
+                self.cover_named(id, medium, place, &[*name], stored.as_deref_mut());
+            } else {
+                self.cover_alias(id, medium, place, *name, stored.as_deref_mut());
+            }
+        }
+        self.with_run(first.run, |run| run.unhang(last));
+        self.bury(first.run, &[]);
+    }
+
+    /// The same for blocks that the domain calls by these names.
+    fn cover_named(&mut self, id: HolderId, medium: Medium, first: Place, names: &[BlockName], stored: Option<&mut Stored>) {
+        if names.is_empty() {
+            return;
+        }
+        let from = usize::from(first.offset);
+        let mut fresh = Digest::default();
+        let salt = self.holder(id).salt;
+        let counted = stored.is_some();
+        let (added, again) = self.hold(id, medium, first, names.len(), |low, high, _| {
+            let terms = names[low - from..high - from].iter().filter(|_| counted);
+            terms.for_each(|name| fresh.add(term(name.0, salt, medium as u8)));
+        });
+        let holder = self.holder_mut(id);
+        holder.digest = holder.digest.and(fresh);
+        if let Some(stored) = stored {
+            stored.added += added;
+            stored.again += again;
+        }
+    }
+
+    /// Notes that a holder has `blocks` from `first` on, whatever they are called. Tells `piece` of each stretch that is new in
+    /// the medium; says how many blocks were new and how many were not.
+    pub(super) fn hold(
+        &mut self,
+        id: HolderId,
+        medium: Medium,
+        first: Place,
+        blocks: usize,
+        mut piece: impl FnMut(usize, usize, Media),
+    ) -> (u32, u32) {
+        let (from, to) = (first.offset, first.offset + blocks as u16);
         let run = self.runs.get_mut(first.run);
-        run.touched.store(tick, std::sync::atomic::Ordering::Relaxed);
+        run.touched.store(self.tick, Ordering::Relaxed);
         let before = run.heap_bytes();
         let (held, counts) = run.held_and_counts();
-        let mut born = 0;
-        let mut tally = Stored::default();
+        let (mut born, mut added, mut again) = (0, 0, 0);
         held.add(id, from, to, medium, |low, high, had| {
             let (low, high) = (usize::from(low), usize::from(high));
             if had.contains(medium) {
-                tally.again += (high - low) as u32;
+                again += (high - low) as u32;
                 return;
             }
-            tally.added += (high - low) as u32;
-            if stored.is_some() {
-                let terms = names[low - usize::from(from)..high - usize::from(from)].iter();
-                terms.for_each(|name| holder.digest.add(term(name.0, holder.salt, medium as u8)));
-            }
+            added += (high - low) as u32;
+            piece(low, high, had);
             if had == Media::NONE {
                 for count in &mut counts[low..high] {
                     born += u64::from(*count == 0);
@@ -166,27 +222,26 @@ impl Index {
         });
         self.stats.blocks += born;
         self.run_bytes = self.run_bytes + self.runs.get(first.run).heap_bytes() - before;
-        if let Some(stored) = stored {
-            stored.added += tally.added;
-            stored.again += tally.again;
-        }
+        (added, again)
     }
 
-    /// Sees to it that the holder's names lead to the blocks from `first` on.
-    fn name_all(&mut self, id: HolderId, first: Place, names: &[BlockName]) {
-        let domain = self.holder(id).domain;
+    /// Sees to it that the domain calls the blocks from `first` on by these names; says of how many of them it does so, and the
+    /// holder by no other.
+    fn name_all(&mut self, id: HolderId, first: Place, names: &[BlockName]) -> usize {
+        let holder = self.holder(id);
+        if !holder.aliases.is_empty() {
+            return 0;
+        }
+        let domain = holder.domain;
         let (from, to) = (usize::from(first.offset), usize::from(first.offset) + names.len());
-        let has_aliases = !self.holder(id).aliases.is_empty();
         let found = self.runs.get(first.run).names(domain).map(|found| &found[from..to]);
-        if !has_aliases && found.is_some_and(|found| found.iter().zip(names).all(|(found, name)| *found == name.0)) {
-            return;
+        let same =
+            found.map_or(0, |found| found.iter().zip(names).take_while(|(found, name)| **found == name.0 && name.0 != UNNAMED).count());
+        if same == names.len() || found.is_some_and(|found| found[same..].iter().any(|found| *found != UNNAMED)) {
+            return same;
         }
-        self.touch(domain, names);
-        let fresh = !has_aliases && found.is_none_or(|found| found.iter().all(|found| *found == UNNAMED));
-        let named = if fresh { self.name_fresh(domain, first, names) } else { 0 };
-        for (offset, name) in (first.offset..).zip(names).skip(named) {
-            self.name(id, domain, Place { run: first.run, offset }, *name);
-        }
+        self.touch(domain, &names[same..]);
+        same + self.name_fresh(domain, Place { offset: first.offset + same as u16, ..first }, &names[same..])
     }
 
     /// Names blocks that have none yet, up to the first whose name is taken; says how many.
@@ -206,20 +261,17 @@ impl Index {
         named
     }
 
-    fn name(&mut self, id: HolderId, domain: NameDomain, place: Place, name: BlockName) {
+    /// Lets the domain call a block `name` if it has no other name for it and calls nothing else so; true when it does, and the holder
+    /// has no names of its own in this.
+    fn name(&mut self, id: HolderId, place: Place, name: BlockName) -> bool {
+        let domain = self.holder(id).domain;
         let found = self.runs.get(place.run).names(domain).map_or(UNNAMED, |names| names[usize::from(place.offset)]);
-        if found == name.0 && name.0 != UNNAMED {
-            self.holder_mut(id).aliases.remove(&name.0);
-            return;
-        }
-        if found != UNNAMED || name.0 == UNNAMED || self.named(domain, name).is_some() {
-            let before = self.holder_mut(id).aliases.insert(name.0, place);
-            self.stats.name_conflicts += u64::from(before != Some(place));
-            return;
-        }
-        self.holder_mut(id).aliases.remove(&name.0);
-        self.with_run(place.run, |run| run.names_mut(domain)[usize::from(place.offset)] = name.0);
-        self.names[usize::from(domain.0)].insert(mix(name.0), place);
+        let named = match found {
+            UNNAMED => self.name_fresh(domain, place, &[name]) == 1,
+            found => found == name.0,
+        };
+        let aliases = &self.holder(id).aliases;
+        named && !aliases.has_place(place) && aliases.get(name).is_none()
     }
 }
 

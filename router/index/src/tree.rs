@@ -4,11 +4,12 @@
 //! stretch of eight bytes per run. Following a prompt compares it with whole runs, so its cost is that of reading memory in
 //! order, plus one table look-up a run.
 
+use super::alias::Aliases;
+use super::orphan::{Orphan, Waiting};
 use super::run::Run;
 use super::slab::Slab;
 use super::table::{Place, Table};
 use super::{BlockName, HolderId, NameDomain, TooManyHolders};
-use crate::orphan::{Orphan, Waiting};
 use kvd_block::LocalHash;
 use kvd_block::digest::{Digest, mix};
 use std::collections::HashMap;
@@ -58,10 +59,16 @@ pub(super) struct Holder {
     pub(super) domain: NameDomain,
     pub(super) salt: u64,
     pub(super) digest: Digest,
-    /// Names that its domain uses otherwise.
-    pub(super) aliases: HashMap<u64, Place>,
+    pub(super) aliases: Aliases,
     pub(super) orphans: HashMap<u64, Orphan>,
     pub(super) evicted: u64,
+}
+
+impl Holder {
+    pub(super) fn new(domain: NameDomain, salt: u64) -> Holder {
+        let (aliases, orphans) = (Aliases::default(), HashMap::new());
+        Holder { domain, salt, digest: Digest::default(), aliases, orphans, evicted: 0 }
+    }
 }
 
 /// See the module.
@@ -105,8 +112,7 @@ impl Index {
         while self.names.len() <= usize::from(domain.0) {
             self.names.push(Table::default());
         }
-        let (aliases, orphans) = (HashMap::new(), HashMap::new());
-        self.holders[free] = Some(Holder { domain, salt, digest: Digest::default(), aliases, orphans, evicted: 0 });
+        self.holders[free] = Some(Holder::new(domain, salt));
         Ok(HolderId(free as u16))
     }
 
@@ -144,7 +150,7 @@ impl Index {
     /// Bytes in use, without what the allocator adds.
     pub fn bytes(&self) -> usize {
         let tables: usize = self.names.iter().chain([&self.heads]).map(Table::bytes).sum();
-        let aliases: usize = self.holders.iter().flatten().map(|holder| holder.aliases.capacity() * 24).sum();
+        let aliases: usize = self.holders.iter().flatten().map(|holder| holder.aliases.bytes()).sum();
         self.run_bytes + self.runs.bytes() + tables + self.waiting.bytes() + aliases
     }
 
@@ -159,12 +165,8 @@ impl Index {
     /// The block a holder means by `name`.
     pub(super) fn place_of(&self, id: HolderId, name: BlockName) -> Option<Place> {
         let holder = self.holder(id);
-        if !holder.aliases.is_empty()
-            && let Some(place) = holder.aliases.get(&name.0)
-        {
-            return Some(*place);
-        }
-        self.named(holder.domain, name)
+        let own = if holder.aliases.is_empty() { None } else { holder.aliases.get(name) };
+        own.map(|alias| alias.place).or_else(|| self.named(holder.domain, name))
     }
 
     /// The block a domain calls `name`.
