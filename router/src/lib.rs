@@ -5,10 +5,14 @@
 //! * [`hash`]: prompts into the hashes the index is asked with. Pure.
 //! * [`ingest`]: publishers' event streams into the index.
 //! * [`route`]: what each worker would cost in milliseconds, and which one is taken. Pure.
+//! * [`fleet`]: which workers and kvd nodes there are, and who says so.
+//! * [`settings`]: everything that can be set.
 
 #![forbid(unsafe_code)]
 
+pub mod fleet;
 pub mod hash;
 pub use kvd_index as index;
 pub mod ingest;
 pub mod route;
+pub mod settings;
