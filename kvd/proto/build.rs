@@ -2,12 +2,14 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=proto");
-    #[cfg(feature = "admin")]
+    #[cfg(feature = "grpc")]
     compile();
 }
 
-#[cfg(feature = "admin")]
+#[cfg(feature = "grpc")]
 fn compile() {
-    let definitions = protox::compile(["kvd/admin/v1/admin.proto"], ["proto"]).expect("the definitions compile");
+    let wanted = [(cfg!(feature = "admin"), "kvd/admin/v1/admin.proto"), (cfg!(feature = "router"), "kvd/router/v1/router.proto")];
+    let files = wanted.iter().filter(|(wanted, _)| *wanted).map(|(_, file)| file);
+    let definitions = protox::compile(files, ["proto"]).expect("the definitions compile");
     tonic_prost_build::configure().compile_fds(definitions).expect("the generated code can be written");
 }

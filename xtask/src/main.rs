@@ -22,7 +22,7 @@ enum Chore {
     Graph,
     /// Checks files, names and documents.
     Tidy,
-    /// Writes docs/config.md and docs/metrics.md from the daemon's own declarations.
+    /// Writes the references of settings and metrics in docs from the programs' own declarations.
     Docs {
         /// Writes nothing; fails if the files differ.
         #[arg(long)]

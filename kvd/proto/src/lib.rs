@@ -4,6 +4,7 @@
 //! * [`frame`]: how a local message becomes bytes.
 //! * [`wire`]: formats that other projects read, too: KV events.
 //! * `admin` (with the feature of that name): administration over gRPC.
+//! * `router` (likewise): what a router is asked over gRPC.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +12,8 @@
 pub mod admin;
 pub mod frame;
 pub mod local;
+#[cfg(feature = "router")]
+pub mod router;
 mod socket_path;
 pub mod wire;
 

@@ -124,6 +124,11 @@ impl Index {
         }
     }
 
+    /// Every stream that is followed.
+    pub fn holders(&self) -> impl Iterator<Item = HolderId> {
+        (0u16..).zip(&self.holders).filter(|(_, holder)| holder.is_some()).map(|(id, _)| HolderId(id))
+    }
+
     /// Sum and number of all (block, medium) pairs a holder told of.
     pub fn digest(&self, id: HolderId) -> Digest {
         self.holders.get(usize::from(id.0)).and_then(Option::as_ref).map_or(Digest::default(), |holder| holder.digest)

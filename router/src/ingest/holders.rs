@@ -1,6 +1,7 @@
 //! The holders of one stream: who they are, and in which index.
 
 use super::namespaces::{Full, Namespace, NamespaceKey, Namespaces};
+use super::saved::SavedSeat;
 use super::wire::Attention;
 use crate::index::{HolderId, Index, NameDomain};
 use kvd_block::LayoutId;
@@ -76,6 +77,37 @@ impl Holders {
         Holders { namespaces, shared_names, spaces: Vec::new(), seats: Vec::new() }
     }
 
+    /// The holders of a former life, whose blocks the indexes still have.
+    pub(super) fn resume(namespaces: Arc<Namespaces>, shared_names: bool, saved: &[SavedSeat]) -> Option<Holders> {
+        let mut holders = Holders::new(namespaces, shared_names);
+        for seat in saved {
+            let namespace = holders.namespaces.get(&seat.namespace)?;
+            let known = holders.spaces.iter().position(|space| space.namespace.key == seat.namespace);
+            let space = known.unwrap_or_else(|| holders.insert(namespace, NameDomain(seat.domain)));
+            let SavedSeat { group, attention, blocks, .. } = *seat;
+            holders.seats.push(Seat { key: seat.key.into(), group, holder: HolderId(seat.holder), space, attention, blocks });
+        }
+        Some(holders)
+    }
+
+    /// What the next life needs to know of them.
+    pub(super) fn saved(&self) -> Vec<SavedSeat> {
+        let one = |seat: &Seat| {
+            let Seat { group, attention, blocks, .. } = *seat;
+            let Space { namespace, domain, .. } = &self.spaces[seat.space];
+            SavedSeat {
+                key: seat.key.into(),
+                namespace: namespace.key.clone(),
+                domain: domain.0,
+                holder: seat.holder.0,
+                group,
+                attention,
+                blocks,
+            }
+        };
+        self.seats.iter().map(one).collect()
+    }
+
     pub(super) fn find(&self, key: HolderKey) -> Option<usize> {
         self.seats.iter().position(|seat| seat.key == key)
     }
@@ -104,12 +136,16 @@ impl Holders {
             return Ok(at);
         }
         let namespace = self.namespaces.get_or_make(key)?;
+        let domain = if self.shared_names { NameDomain(0) } else { namespace.own_domain()? };
+        Ok(self.insert(namespace, domain))
+    }
+
+    fn insert(&mut self, namespace: Arc<Namespace>, domain: NameDomain) -> usize {
         let own = !self.shared_names;
-        let domain = if own { namespace.own_domain()? } else { NameDomain(0) };
         let at = self.spaces.partition_point(|space| space.namespace.number() < namespace.number());
         self.spaces.insert(at, Space { namespace, domain, own });
         self.seats.iter_mut().filter(|seat| seat.space >= at).for_each(|seat| seat.space += 1);
-        Ok(at)
+        at
     }
 
     /// Locks all indexes, always in the same order, so that a message is applied at once.

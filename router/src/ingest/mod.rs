@@ -15,8 +15,10 @@
 pub mod apply;
 mod holders;
 pub mod namespaces;
+mod saved;
 pub mod source;
 pub mod stream;
 pub mod wire;
 
 pub use holders::{HolderKey, HolderView};
+pub use saved::SavedError;

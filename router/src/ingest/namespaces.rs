@@ -1,6 +1,7 @@
 //! One index for each model and block size: blocks of different sizes, or of different models, have nothing to do with each other.
 
 use crate::index::{HolderId, Index, IndexLimits, NameDomain, TooManyHolders};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 const MOST_NAMESPACES: usize = 1024;
 
 /// What blocks must share to be comparable.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NamespaceKey {
     /// Model, as requests name it.
     pub model: String,
@@ -99,6 +100,21 @@ impl Namespaces {
     /// All of them, by key.
     pub fn all(&self) -> Vec<Arc<Namespace>> {
         self.by_key.read().unwrap_or_else(|broken| broken.into_inner()).values().cloned().collect()
+    }
+
+    /// What each index may use.
+    pub(super) fn limits(&self) -> IndexLimits {
+        self.limits
+    }
+
+    /// Puts an index from a former life in the place of `key`, if nothing is there yet.
+    pub(super) fn restore(&self, key: NamespaceKey, index: Index, domains: BTreeSet<u16>) {
+        let mut by_key = self.by_key.write().unwrap_or_else(|broken| broken.into_inner());
+        let number = by_key.len();
+        if number < MOST_NAMESPACES {
+            let make = || Arc::new(Namespace { key: key.clone(), number, index: RwLock::new(index), domains: Mutex::new(domains) });
+            by_key.entry(key.clone()).or_insert_with(make);
+        }
     }
 
     /// The index of `key`, which is made if there is none.

@@ -6,6 +6,7 @@
 //! of [`MOST_SURPRISE`] at most, so that a hiccup is forgotten, and a worker that is slow for real is believed after a few.
 //! Nothing here is ever negative or not a number.
 
+use crate::settings::section::section;
 use serde::{Deserialize, Serialize};
 
 /// Weight of all earlier observations when one more is made: `0.5 ^ (1 / 50)`.
@@ -52,34 +53,22 @@ impl Work {
     }
 }
 
-/// What is believed of a worker before it served anything: section `[route.start]`. The defaults are Llama-3.1-8B on an H100.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StartSpeeds {
-    /// Milliseconds that any prefill takes. Default 10.
-    pub prefill_fixed_ms: f64,
-    /// Tokens of a short prompt per second. Default 26,000.
-    pub prefill_tokens_per_s: f64,
-    /// Tokens of context at which attending costs as much as all the rest. Default 30,000.
-    pub attention_tokens: f64,
-    /// GB per second from device, host, disk and elsewhere; what is on the device needs no loading. Default 0, 50, 7, 2.
-    pub onboard_gb_per_s: [f64; 4],
-    /// Milliseconds of a decode step of one request. Default 8.
-    pub decode_step_ms: f64,
-    /// Milliseconds that each further request adds to a step. Default 0.05.
-    pub decode_request_ms: f64,
-}
-
-impl Default for StartSpeeds {
-    fn default() -> StartSpeeds {
-        StartSpeeds {
-            prefill_fixed_ms: 10.0,
-            prefill_tokens_per_s: 26_000.0,
-            attention_tokens: 30_000.0,
-            onboard_gb_per_s: [0.0, 50.0, 7.0, 2.0],
-            decode_step_ms: 8.0,
-            decode_request_ms: 0.05,
-        }
+section! {
+    #[derive(Copy)]
+    /// What is believed of a worker before it served anything. The defaults are Llama-3.1-8B on an H100.
+    StartSpeeds in "route.start" {
+        /// Milliseconds that any prefill takes.
+        prefill_fixed_ms: f64 = 10.0, "10.0";
+        /// Tokens of a short prompt per second.
+        prefill_tokens_per_s: f64 = 26_000.0, "26000.0";
+        /// Tokens of context at which attending costs as much as all the rest.
+        attention_tokens: f64 = 30_000.0, "30000.0";
+        /// GB per second from device, host, disk and elsewhere; what is on the device needs no loading.
+        onboard_gb_per_s: [f64; 4] = [0.0, 50.0, 7.0, 2.0], "[0.0, 50.0, 7.0, 2.0]";
+        /// Milliseconds of a decode step of one request.
+        decode_step_ms: f64 = 8.0, "8.0";
+        /// Milliseconds that each further request adds to a step.
+        decode_request_ms: f64 = 0.05, "0.05";
     }
 }
 

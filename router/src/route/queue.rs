@@ -12,6 +12,7 @@
 //! enough is due before all that come after: that is the ageing.
 
 use super::request::{Hints, RequestId};
+use crate::settings::section::section;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,37 +29,24 @@ pub enum QueuePolicy {
     Deadline,
 }
 
-/// Section `[route.queue]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct QueueSettings {
-    /// Who goes first. Default `fcfs`.
-    pub policy: QueuePolicy,
-    /// Requests that may wait; one more is refused. Default 10,000.
-    pub most: usize,
-    /// How far one step of priority moves a request forward, in milliseconds of waiting. Default 10,000.
-    pub priority_ms: f64,
-    /// Under `shortest_work`: how long a millisecond more of work makes a request wait behind others, in milliseconds. Default 20.
-    pub shortest_work_weight: f64,
-    /// Under `deadline`: when the first token is due where the request does not say, in milliseconds after it came. Default 30,000.
-    pub default_deadline_ms: f64,
-    /// Under `deadline`: refuse what cannot be in time any more instead of serving it last. Default false.
-    pub refuse_hopeless: bool,
-    /// How many of the first are tried when the very first finds no worker. Default 16.
-    pub look_ahead: usize,
-}
-
-impl Default for QueueSettings {
-    fn default() -> QueueSettings {
-        QueueSettings {
-            policy: QueuePolicy::Fcfs,
-            most: 10_000,
-            priority_ms: 10_000.0,
-            shortest_work_weight: 20.0,
-            default_deadline_ms: 30_000.0,
-            refuse_hopeless: false,
-            look_ahead: 16,
-        }
+section! {
+    #[derive(Copy)]
+    /// Requests that wait because every worker has as much to do as it may (`max_requests`, `max_waiting_tokens`).
+    QueueSettings in "route.queue" {
+        /// Who goes first: `fcfs`, `shortest_work` or `deadline`.
+        policy: QueuePolicy = QueuePolicy::Fcfs, "\"fcfs\"";
+        /// Requests that may wait; one more is refused.
+        most: usize = 10_000, "10000";
+        /// How far one step of priority moves a request forward, in milliseconds of waiting.
+        priority_ms: f64 = 10_000.0, "10000.0";
+        /// Under `shortest_work`: how long a millisecond more of work makes a request wait behind others, in milliseconds.
+        shortest_work_weight: f64 = 20.0, "20.0";
+        /// Under `deadline`: when the first token is due where the request does not say, in milliseconds after it came.
+        default_deadline_ms: f64 = 30_000.0, "30000.0";
+        /// Under `deadline`: refuse what cannot be in time any more instead of serving it last.
+        refuse_hopeless: bool = false, "false";
+        /// How many of the first are tried when the very first finds no worker.
+        look_ahead: usize = 16, "16";
     }
 }
 

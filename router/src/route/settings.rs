@@ -3,6 +3,7 @@
 use super::learn::StartSpeeds;
 use super::queue::QueueSettings;
 use super::split::SplitSettings;
+use crate::settings::section::section;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -56,81 +57,52 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Section `[route]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RouteSettings {
-    /// How a worker is chosen. Default `kv`.
-    pub mode: Mode,
-    /// Weight of a millisecond of own work (prefill and onboarding) beside one of waiting. Above 1 prefers reuse. Default 1.
-    pub overlap_weight: f64,
-    /// How much more own work weighs when all workers are busy: work made now is waited for by whoever comes next. 0 turns it off.
-    /// Default 1.
-    pub scarcity: f64,
-    /// Softmax temperature over prices, in milliseconds; 0 takes the cheapest. Default 0.
-    pub temperature_ms: f64,
-    /// Part of the waiting time behind which onboarding hides, 0 to 1: engines that load while others compute have 1. Default 1.
-    pub onboard_overlap: f64,
-    /// Bonus for the worker that served the session last, in milliseconds. Default 5.
-    pub affinity_ms: f64,
-    /// How long a session is remembered after its last request, in milliseconds. Default 600,000.
-    pub affinity_ttl_ms: f64,
-    /// Sessions remembered at most. Default 100,000.
-    pub affinity_sessions: usize,
-    /// Bonus for each preferred label that a worker has, in milliseconds. Default 10.
-    pub preferred_label_ms: f64,
-    /// How long `approximate`, and a worker that became unknown, are believed to keep what was sent there, in milliseconds.
-    /// Default 120,000.
-    pub sent_ttl_ms: f64,
-    /// Marks that the memory of own decisions holds at most, about 60 bytes each. Default 1,048,576.
-    pub sent_marks: usize,
-    /// Blocks between two marks of a prompt; the first 16 are marked one by one. Default 32.
-    pub sent_stride_blocks: u32,
-    /// How long events may take to tell of blocks that were just computed, in milliseconds. Default 1,000.
-    pub confirm_ms: f64,
-    /// A request that nobody finished is forgotten after so many milliseconds without a sign of it. Default 600,000.
-    pub lease_ms: f64,
-    /// Requests that may be reserved at a time. Default 1,000,000.
-    pub active_requests: usize,
-    /// Tokens that an engine computes in one step. Decodes in progress slow a prefill once a step. Default 8,192.
-    pub prefill_chunk_tokens: u32,
-    /// Memory of past decisions, for `explain`, in bytes. Default 8 MiB.
-    pub history_bytes: usize,
-    /// Breaks ties and draws what is random. Default 0.
-    pub seed: u64,
-    /// What a worker is thought to be capable of before it has shown it.
-    pub start: StartSpeeds,
-    /// Requests that wait for a worker.
-    pub queue: QueueSettings,
-    /// When the prefill goes to another worker.
-    pub split: SplitSettings,
-}
-
-impl Default for RouteSettings {
-    fn default() -> RouteSettings {
-        RouteSettings {
-            mode: Mode::Kv,
-            overlap_weight: 1.0,
-            scarcity: 1.0,
-            temperature_ms: 0.0,
-            onboard_overlap: 1.0,
-            affinity_ms: 5.0,
-            affinity_ttl_ms: 600_000.0,
-            affinity_sessions: 100_000,
-            preferred_label_ms: 10.0,
-            sent_ttl_ms: 120_000.0,
-            sent_marks: 1 << 20,
-            sent_stride_blocks: 32,
-            confirm_ms: 1_000.0,
-            lease_ms: 600_000.0,
-            active_requests: 1_000_000,
-            prefill_chunk_tokens: 8_192,
-            history_bytes: 8 << 20,
-            seed: 0,
-            start: StartSpeeds::default(),
-            queue: QueueSettings::default(),
-            split: SplitSettings::default(),
-        }
+section! {
+    /// How requests find their workers: `docs/router.md` explains the prices.
+    RouteSettings in "route" {
+        /// How a worker is chosen: `kv`, `approximate`, `least_loaded`, `power_of_two`, `round_robin`, `random` or `direct`.
+        mode: Mode = Mode::Kv, "\"kv\"";
+        /// Weight of a millisecond of own work (prefill and onboarding) beside one of waiting. Above 1 prefers reuse.
+        overlap_weight: f64 = 1.0, "1.0";
+        /// How much more own work weighs when all workers are busy: work made now is waited for by whoever comes next. 0 turns it
+        /// off.
+        scarcity: f64 = 1.0, "1.0";
+        /// Softmax temperature over prices, in milliseconds; 0 takes the cheapest.
+        temperature_ms: f64 = 0.0, "0.0";
+        /// Part of the waiting time behind which onboarding hides, 0 to 1: engines that load while others compute have 1.
+        onboard_overlap: f64 = 1.0, "1.0";
+        /// Bonus for the worker that served the session last, in milliseconds.
+        affinity_ms: f64 = 5.0, "5.0";
+        /// How long a session is remembered after its last request, in milliseconds.
+        affinity_ttl_ms: f64 = 600_000.0, "600000.0";
+        /// Sessions remembered at most.
+        affinity_sessions: usize = 100_000, "100000";
+        /// Bonus for each preferred label that a worker has, in milliseconds.
+        preferred_label_ms: f64 = 10.0, "10.0";
+        /// How long `approximate`, and a worker that became unknown, are believed to keep what was sent there, in milliseconds.
+        sent_ttl_ms: f64 = 120_000.0, "120000.0";
+        /// Marks that the memory of own decisions holds at most, about 60 bytes each.
+        sent_marks: usize = 1 << 20, "1048576";
+        /// Blocks between two marks of a prompt; the first 16 are marked one by one.
+        sent_stride_blocks: u32 = 32, "32";
+        /// How long events may take to tell of blocks that were just computed, in milliseconds.
+        confirm_ms: f64 = 1_000.0, "1000.0";
+        /// A request that nobody finished is forgotten after so many milliseconds without a sign of it.
+        lease_ms: f64 = 600_000.0, "600000.0";
+        /// Requests that may be reserved at a time.
+        active_requests: usize = 1_000_000, "1000000";
+        /// Tokens that an engine computes in one step. Decodes in progress slow a prefill once a step.
+        prefill_chunk_tokens: u32 = 8_192, "8192";
+        /// Memory of past decisions, for `explain`, in bytes.
+        history_bytes: usize = 8 << 20, "8388608";
+        /// Breaks ties and draws what is random.
+        seed: u64 = 0, "0";
+        + /// What a worker is thought to be capable of before it has shown it.
+        start: StartSpeeds;
+        + /// Requests that wait for a worker.
+        queue: QueueSettings;
+        + /// When the prefill goes to another worker.
+        split: SplitSettings;
     }
 }
 

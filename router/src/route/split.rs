@@ -7,40 +7,28 @@
 use super::price::Terms;
 use super::request::{Candidate, Role, RouteRequest, WorkerProfile};
 use super::router::{Choice, Refusal, Router};
+use crate::settings::section::section;
 use kvd_block::LocalHash;
 use serde::{Deserialize, Serialize};
 
-/// Section `[route.split]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SplitSettings {
-    /// A prompt with fewer tokens to compute is computed where it is decoded. Default 1,024.
-    pub least_uncached_tokens: u32,
-    /// So is one of which more than this part is there. Default 0.9.
-    pub most_hit_rate: f64,
-    /// Going elsewhere must save so many milliseconds. Default 10.
-    pub least_gain_ms: f64,
-    /// What a millisecond during which other answers stand still is charged with, in milliseconds. Default 0.5.
-    pub stall_weight: f64,
-    /// GB per second between workers of one node. Default 50.
-    pub node_gb_per_s: f64,
-    /// Between nodes of one rack. Default 25.
-    pub rack_gb_per_s: f64,
-    /// Between racks. Default 12.
-    pub far_gb_per_s: f64,
-}
-
-impl Default for SplitSettings {
-    fn default() -> SplitSettings {
-        SplitSettings {
-            least_uncached_tokens: 1_024,
-            most_hit_rate: 0.9,
-            least_gain_ms: 10.0,
-            stall_weight: 0.5,
-            node_gb_per_s: 50.0,
-            rack_gb_per_s: 25.0,
-            far_gb_per_s: 12.0,
-        }
+section! {
+    #[derive(Copy)]
+    /// Whether a prompt is computed by another worker than the one that decodes it: only with workers of `role = "prefill"`.
+    SplitSettings in "route.split" {
+        /// A prompt with fewer tokens to compute is computed where it is decoded.
+        least_uncached_tokens: u32 = 1_024, "1024";
+        /// So is one of which more than this part is there.
+        most_hit_rate: f64 = 0.9, "0.9";
+        /// Going elsewhere must save so many milliseconds.
+        least_gain_ms: f64 = 10.0, "10.0";
+        /// What a millisecond during which other answers stand still is charged with, in milliseconds.
+        stall_weight: f64 = 0.5, "0.5";
+        /// GB per second between workers of one node.
+        node_gb_per_s: f64 = 50.0, "50.0";
+        /// Between nodes of one rack.
+        rack_gb_per_s: f64 = 25.0, "25.0";
+        /// Between racks.
+        far_gb_per_s: f64 = 12.0, "12.0";
     }
 }
 

@@ -6,6 +6,7 @@ mod snapshot;
 
 use super::holders::{self, HolderView, Holders, Seat};
 use super::namespaces::{Full, NamespaceKey, Namespaces};
+use super::saved::{SavedLayout, SavedProgress, SavedStream};
 use super::stream::Verdict;
 use super::wire::{Attention, Decoder, Event, Naming, Skipped, StoredEvent, WireError};
 use crate::index::{Index, Stored};
@@ -139,6 +140,37 @@ impl Applier {
             refusal: None,
             error: None,
             version: 0,
+        }
+    }
+
+    /// Goes on with what a former life knew; `None` when the indexes do not have it.
+    pub(super) fn resume(publisher: Publisher, namespaces: Arc<Namespaces>, saved: &SavedStream) -> Option<Applier> {
+        let holders = Holders::resume(namespaces.clone(), publisher == Publisher::Kvd, &saved.seats)?;
+        let mut applier = Applier { holders, life: saved.life, version: 1, ..Applier::new(publisher, namespaces) };
+        applier.block_tokens = applier.block_tokens.or(saved.block_tokens);
+        applier.decoder.resume(&saved.salted);
+        for layout in &saved.layouts {
+            let SavedLayout { namespace, group, attention, .. } = layout.clone();
+            applier.layouts.insert(LayoutId(layout.id), LayoutFacts { namespace, group, attention });
+        }
+        Some(applier)
+    }
+
+    /// What the next life needs to know, at `progress`.
+    pub(super) fn saved(&self, source: &str, declared: &str, progress: SavedProgress) -> SavedStream {
+        let layout = |(id, facts): (&LayoutId, &LayoutFacts)| {
+            let LayoutFacts { namespace, group, attention } = facts.clone();
+            SavedLayout { id: id.0, namespace, group, attention }
+        };
+        SavedStream {
+            source: source.into(),
+            declared: declared.into(),
+            progress,
+            life: self.life,
+            block_tokens: self.block_tokens,
+            layouts: self.layouts.iter().map(layout).collect(),
+            seats: self.holders.saved(),
+            salted: self.decoder.salted(),
         }
     }
 

@@ -5,13 +5,14 @@ use super::live::{self, Arrival, Arrivals, Endpoint, Losses};
 use super::view::{StreamStatus, StreamView};
 use super::{replay, snapshot};
 use crate::ingest::apply::{Applied, Applier, Refusal};
+use crate::ingest::saved::{SavedProgress, SavedStream};
 use crate::ingest::stream::{Action, Input, Limits, Means, Reason, State, Stream, Verdict};
 use crate::ingest::wire::WireError;
 use kvd_proto::admin::{Layout, SnapshotPart};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -58,6 +59,7 @@ pub(super) struct Follower {
     at: usize,
     places: Places,
     stream: Stream<SnapshotPart>,
+    saves: mpsc::Receiver<Save>,
     applier: Applier,
     began: Instant,
     question: Option<Task>,
@@ -112,6 +114,19 @@ pub(super) struct Parts {
     pub applier: Applier,
     pub views: Arc<watch::Sender<Vec<StreamView>>>,
     pub status: Arc<Mutex<StreamStatus>>,
+    pub saves: mpsc::Receiver<Save>,
+    /// Where a former life was.
+    pub resumed: Option<SavedProgress>,
+}
+
+/// Asks a follower what the next life needs to know, and to wait until that is written.
+#[derive(Debug)]
+pub(super) struct Save {
+    pub source: String,
+    pub declared: String,
+    pub saved: oneshot::Sender<Option<SavedStream>>,
+    /// The other end is dropped when the follower may go on.
+    pub written: watch::Receiver<()>,
 }
 
 /// However the task ends, nobody goes on using what it no longer follows.
@@ -125,14 +140,15 @@ impl Drop for Follower {
 
 impl Follower {
     pub(super) fn new(parts: Parts) -> Follower {
-        let Parts { name, at, places, limits, applier, views, status } = parts;
+        let Parts { name, at, places, limits, applier, views, status, saves, resumed } = parts;
         let means = Means { replay: places.replay.is_some(), snapshot: places.admin.is_some() };
         let now = Instant::now();
         Follower {
             name,
             at,
             places,
-            stream: Stream::new(means, limits),
+            stream: resumed.map_or_else(|| Stream::new(means, limits), |saved| Stream::resume(means, limits, &saved)),
+            saves,
             applier,
             began: now,
             question: None,
@@ -171,6 +187,7 @@ impl Follower {
         let due = self.stream.deadline().map_or(self.refresh, |due| self.refresh.min(self.began + Duration::from_millis(due)));
         tokio::select! {
             biased;
+            Some(save) = self.saves.recv() => Some(self.save(save).await),
             answer = self.answers.1.recv() => Some(self.answered(answer?)),
             arrival = arrivals.next() => Some(match arrival? {
                 Arrival::Connected => Input::Connected,
@@ -182,6 +199,16 @@ impl Follower {
             }),
             () = sleep_until(due) => Some(Input::Tick),
         }
+    }
+
+    /// Nothing is applied between this stream's place and the indexes being written.
+    async fn save(&mut self, save: Save) -> Input<SnapshotPart> {
+        let Save { source, declared, saved, mut written } = save;
+        let progress = self.stream.saved();
+        if saved.send(progress.map(|progress| self.applier.saved(&source, &declared, progress))).is_ok() {
+            let _ = written.changed().await;
+        }
+        Input::Tick
     }
 
     fn answered(&mut self, answer: Answer) -> Input<SnapshotPart> {

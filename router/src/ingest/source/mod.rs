@@ -12,16 +12,23 @@ mod view;
 pub use view::{StreamStatus, StreamView};
 
 use super::apply::{Applier, Publisher};
+use super::holders::Holders;
 use super::namespaces::Namespaces;
+use super::saved::{self, SavedError, SavedProgress, SavedStream};
 use super::stream::{Limits, Reason, State};
-use follow::{Follower, Parts, Places};
+use follow::{Follower, Parts, Places, Save};
 use live::Endpoint;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::watch;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
+/// A stream that does not answer for so long keeps a state from being saved.
+const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 /// Most streams of one source.
 const MOST_RANKS: u16 = 1024;
 
@@ -121,6 +128,16 @@ struct Source {
     tasks: Vec<JoinHandle<()>>,
     views: watch::Receiver<Vec<StreamView>>,
     status: Vec<Arc<Mutex<StreamStatus>>>,
+    saving: Vec<Saving>,
+}
+
+/// How one stream is asked for what the next life needs.
+#[derive(Debug)]
+struct Saving {
+    name: String,
+    /// Where it publishes, and all the rest that was declared.
+    declared: String,
+    save: mpsc::Sender<Save>,
 }
 
 impl Drop for Source {
@@ -135,12 +152,14 @@ pub struct Sources {
     namespaces: Arc<Namespaces>,
     limits: Limits,
     known: Mutex<(u64, BTreeMap<SourceId, Source>)>,
+    /// What a former life knew, until somebody asks to follow it.
+    restored: Mutex<Vec<SavedStream>>,
 }
 
 impl Sources {
     /// Sources that write to `namespaces`.
     pub fn new(namespaces: Arc<Namespaces>, limits: Limits) -> Sources {
-        Sources { namespaces, limits, known: Mutex::default() }
+        Sources { namespaces, limits, known: Mutex::default(), restored: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, (u64, BTreeMap<SourceId, Source>)> {
@@ -170,16 +189,72 @@ impl Sources {
         let (sender, views) = watch::channel(vec![unknown; streams.len()]);
         let sender = Arc::new(sender);
         let several = streams.len() > 1;
-        let (mut tasks, mut status) = (Vec::new(), Vec::new());
+        let (mut tasks, mut status, mut saving) = (Vec::new(), Vec::new(), Vec::new());
         for (at, (publisher, places)) in streams.into_iter().enumerate() {
             let name = if several { format!("{} rank {at}", spec.name) } else { spec.name.clone() };
             let shared = Arc::new(Mutex::new(StreamStatus::starting(&name)));
-            let applier = Applier::new(publisher, self.namespaces.clone());
-            let parts = Parts { name, at, places, limits: self.limits, applier, views: sender.clone(), status: shared.clone() };
+            let declared = declared(&places, &publisher);
+            let (applier, resumed) = self.begin(&name, &declared, publisher);
+            let (save, saves) = mpsc::channel(1);
+            let (limits, views) = (self.limits, sender.clone());
+            let parts = Parts { name: name.clone(), at, places, limits, applier, views, status: shared.clone(), saves, resumed };
             tasks.push(tokio::spawn(Follower::new(parts).run()));
             status.push(shared);
+            saving.push(Saving { name, declared, save });
         }
-        Source { spec, tasks, views, status }
+        Source { spec, tasks, views, status, saving }
+    }
+
+    /// A stream goes on where a former life was, if that was of the same publisher.
+    fn begin(&self, name: &str, declared: &str, publisher: Publisher) -> (Applier, Option<SavedProgress>) {
+        let mut restored = self.restored.lock().unwrap_or_else(|broken| broken.into_inner());
+        let found = restored.iter().position(|saved| saved.source == name && saved.declared == declared);
+        let saved = found.map(|at| restored.swap_remove(at));
+        let resumed = saved.and_then(|saved| Some((Applier::resume(publisher.clone(), self.namespaces.clone(), &saved)?, saved.progress)));
+        match resumed {
+            Some((applier, progress)) => (applier, Some(progress)),
+            None => (Applier::new(publisher, self.namespaces.clone()), None),
+        }
+    }
+
+    /// Reads what a former life wrote to `path`, before any source is added. Returns how many streams may be resumed.
+    pub fn restore(&self, path: &Path) -> Result<usize, SavedError> {
+        let streams = saved::read(path, &self.namespaces)?;
+        let many = streams.len();
+        *self.restored.lock().unwrap_or_else(|broken| broken.into_inner()) = streams;
+        Ok(many)
+    }
+
+    /// Forgets what a former life knew of publishers that nobody follows now.
+    pub fn forget_unclaimed(&self) {
+        let left = std::mem::take(&mut *self.restored.lock().unwrap_or_else(|broken| broken.into_inner()));
+        for stream in left {
+            drop(Holders::resume(self.namespaces.clone(), stream.seats.iter().all(|seat| seat.domain == 0), &stream.seats));
+        }
+    }
+
+    /// Writes all that is proven to `path`. Streams wait meanwhile. Returns how many bytes it took.
+    pub async fn save(&self, path: PathBuf) -> Result<u64, SavedError> {
+        let (going_on, written) = watch::channel(());
+        let mut asked = Vec::new();
+        for Saving { name, declared, save } in self.known().1.values().flat_map(|source| &source.saving) {
+            let (saved, answer) = oneshot::channel();
+            let save_it = Save { source: name.clone(), declared: declared.clone(), saved, written: written.clone() };
+            if save.try_send(save_it).is_ok() {
+                asked.push(answer);
+            }
+        }
+        let mut streams = Vec::new();
+        for answer in asked {
+            let answered = timeout(SAVE_PATIENCE, answer).await;
+            // A stream that does not wait might change the index while it is written.
+            let Ok(answered) = answered else { return Err(SavedError::Unsound("a stream is too busy to wait; try again".into())) };
+            streams.extend(answered.ok().flatten());
+        }
+        let namespaces = self.namespaces.all();
+        let outcome = tokio::task::spawn_blocking(move || saved::write(&path, &namespaces, streams)).await;
+        drop(going_on);
+        outcome.unwrap_or_else(|error| Err(SavedError::Unsound(error.to_string())))
     }
 
     /// Follows a source no more, and forgets its blocks soon after. False when there is none.
@@ -198,6 +273,11 @@ impl Sources {
         let one = |status: &Mutex<StreamStatus>| status.lock().unwrap_or_else(|broken| broken.into_inner()).clone();
         known.1.iter().flat_map(|(id, source)| source.status.iter().map(|status| (*id, one(status)))).collect()
     }
+}
+
+/// All that tells a stream from another of its name.
+fn declared(places: &Places, publisher: &Publisher) -> String {
+    format!("{publisher:?} {places:?}")
 }
 
 /// Who publishes each stream of a source, and where.

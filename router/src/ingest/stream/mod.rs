@@ -19,6 +19,7 @@ mod held;
 mod steps;
 mod trail;
 
+use super::saved::SavedProgress;
 use bytes::Bytes;
 use held::Held;
 use kvd_block::digest::Digest;
@@ -396,6 +397,26 @@ impl<P> Stream<P> {
             actions: VecDeque::new(),
             counts: Counts::default(),
         }
+    }
+
+    /// Goes on where a former life was. Unknown until the publisher has repeated the last message that was applied then.
+    pub(in crate::ingest) fn resume(means: Means, limits: Limits, saved: &SavedProgress) -> Stream<P> {
+        let mut stream = Stream::new(means, limits);
+        let Some(last) = saved.next.checked_sub(1).filter(|_| means.replay) else { return stream };
+        stream.trail.push(last, saved.print);
+        stream.next = Some(saved.next);
+        (stream.complete, stream.last_published) = (saved.complete, saved.published);
+        (stream.floor, stream.floor_published) = (saved.floor, saved.floor_published.unwrap_or(f64::INFINITY));
+        stream
+    }
+
+    /// What the next life needs to go on; `None` when the view is not proven, or a replay could not prove it again.
+    pub(in crate::ingest) fn saved(&self) -> Option<SavedProgress> {
+        let next = self.next.filter(|_| self.means.replay && matches!(self.state(), State::Known { .. }))?;
+        let print = self.trail.get(next.checked_sub(1)?)?;
+        let floor_published = Some(self.floor_published).filter(|published| published.is_finite());
+        let (published, complete, floor) = (self.last_published, self.complete, self.floor);
+        Some(SavedProgress { next, print, published, complete, floor, floor_published })
     }
 
     /// Whether the view may be used, once [`Stream::next_action`] has nothing more to do.

@@ -27,6 +27,14 @@ impl Salted {
         self.seeds = HashMap::new();
     }
 
+    pub(super) fn all(&self) -> Vec<(u64, u64, u8)> {
+        self.seeds.iter().map(|(name, (seed, media))| (name.0, *seed, *media)).collect()
+    }
+
+    pub(super) fn resume(&mut self, all: &[(u64, u64, u8)]) {
+        self.seeds = all.iter().map(|(name, seed, media)| (BlockName(*name), (*seed, *media))).collect();
+    }
+
     fn seed_of(&self, name: BlockName) -> Option<u64> {
         if self.seeds.is_empty() { None } else { self.seeds.get(&name).map(|(seed, _)| *seed) }
     }

@@ -26,6 +26,7 @@ use kvd_block::digest::Digest;
 use kvd_block::{LayoutId, LocalHash};
 use local::{Blocks, Extras, Salted};
 use reader::Reader;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Largest payload that is read. vLLM's largest step (a prompt of a million tokens) takes about 6 MB.
@@ -36,7 +37,7 @@ const MOST_BLOCK_TOKENS: u32 = kvd_block::layout::MAX_BLOCK_TOKENS;
 const KEPT: usize = 1 << 18;
 
 /// What the layers of a KV group attend to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Attention {
     /// All tokens, or something that needs all blocks to be on the safe side.
     Full,
@@ -225,6 +226,16 @@ impl Decoder {
     pub fn forget(&mut self) {
         self.hashes.form = None;
         self.salted.clear();
+    }
+
+    /// Name, seed and media of the blocks of salted sequences.
+    pub(super) fn salted(&self) -> Vec<(u64, u64, u8)> {
+        self.salted.all()
+    }
+
+    /// Remembers what a former life knew of salted sequences.
+    pub(super) fn resume(&mut self, salted: &[(u64, u64, u8)]) {
+        self.salted.resume(salted);
     }
 
     /// The message that was decoded last.
