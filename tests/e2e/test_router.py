@@ -47,7 +47,7 @@ admin = "{at["admin"]}"
 [[workers]]
 name = "vllm"
 model = "{MODEL}"
-kvd_model = "{ensure_model("llama")}"
+kvd_model = "{ensure_model("llama").name}"
 block_tokens = 32
 events = "tcp://127.0.0.1:{ports[0]}"
 replay = "tcp://127.0.0.1:{ports[1]}"

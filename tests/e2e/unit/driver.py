@@ -26,11 +26,11 @@ def group(index=0, window=None, block_tokens=BLOCK, stripe_bytes=MIB, ranks=1):
 class Driver:
     """Plays vLLM's scheduler and all worker ranks for a `KvdScheduler`."""
 
-    def __init__(self, groups=None, ranks=1, stores=True, events=False, **config):
+    def __init__(self, groups=None, ranks=1, stores=True, **config):
         self.groups = groups or [group()]
         background = len(self.groups) > 1 or self.groups[0].window is not None
         client = fake_native.Client(None, "engine", "test", [group.layout for group in self.groups])
-        role = Role(ranks, background, stores, events)
+        role = Role(ranks, background, stores)
         self.half = KvdScheduler(KvdConfig.parse(config), self.groups, Session(client), role)
         self.ranks = ranks
         self.ids = 0

@@ -359,18 +359,6 @@ def test_a_consumer_loads_and_does_not_store():
     assert not driver.serve(driver.request(TOKENS))[1].stores
 
 
-def test_stored_blocks_are_announced_with_their_parents():
-    driver = Driver(events=True)
-    driver.serve(driver.request(TOKENS))
-    (event,) = driver.half.stores.take_events()
-    assert (event.medium, event.block_size, len(event.block_hashes)) == ("CPU", BLOCK, 10)
-    assert event.parent_block_hash is None and event.token_ids == TOKENS[: 10 * BLOCK]
-    longer = TOKENS[: 10 * BLOCK] + list(range(900, 900 + BLOCK + 1))
-    driver.serve(driver.request(longer))
-    (event,) = driver.half.stores.take_events()
-    assert len(event.block_hashes) == 1 and event.parent_block_hash is not None
-
-
 def test_a_preempted_request_finds_its_own_blocks():
     driver = Driver()
     request = driver.request(TOKENS)

@@ -62,8 +62,6 @@ class Role:
     """Load between steps and report failures by request. Needed where a failed block cannot be recomputed alone."""
     stores: bool
     """False for an instance that only consumes what others computed."""
-    emits_events: bool
-    """Announce stored blocks in vLLM's stream of KV events."""
 
 
 def _unknown_key(key: str, known: list[str]) -> str:

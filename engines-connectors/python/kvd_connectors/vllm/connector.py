@@ -6,12 +6,10 @@ makes one instance in the scheduler's process and one in every worker's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.config import VllmConfig
-from vllm.distributed.kv_events import KVCacheEvent
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -69,7 +67,7 @@ class KvdConnector(KVConnectorBase_V1, SupportsHMA):
             return []
 
     def _make_scheduler(self, config: KvdConfig, groups: list[Group], background: bool) -> KvdScheduler:
-        transfer, events = self._kv_transfer_config, self._vllm_config.kv_events_config
+        transfer = self._kv_transfer_config
         if transfer.kv_load_failure_policy == "fail":
             logger.warning(
                 "kv_load_failure_policy is 'fail': a block that cannot be loaded ends its request with an error, "
@@ -89,7 +87,6 @@ class KvdConnector(KVConnectorBase_V1, SupportsHMA):
             ranks=self._vllm_config.parallel_config.tensor_parallel_size,
             background=background,
             stores=transfer.is_kv_producer,
-            emits_events=events is not None and events.enable_kv_cache_events,
         )
         return KvdScheduler(config, groups, Session(client), role)
 
@@ -151,9 +148,6 @@ class KvdConnector(KVConnectorBase_V1, SupportsHMA):
         self, request: Request, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
         return False, self.scheduler.finished(request)
-
-    def take_events(self) -> Iterable[KVCacheEvent]:
-        return self.scheduler.stores.take_events()
 
     def reset_cache(self) -> bool | None:
         self.scheduler.reset()

@@ -6,17 +6,15 @@ needs storing any more, and every step moves it as far as the blocks that are fu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from vllm.distributed.kv_events import KVCacheEvent
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request
 
 from kvd_connectors.vllm.config import KvdConfig, Role
-from kvd_connectors.vllm.events import stored_events
 from kvd_connectors.vllm.handover import wants_decode_elsewhere
 from kvd_connectors.vllm.layout import Group
 from kvd_connectors.vllm.metadata import StoreOp, StoreReport
@@ -58,7 +56,6 @@ class Stores:
         self._stats = stats
         self._ids = count(1)
         self._under_way: dict[int, _StoreUnderWay] = {}
-        self._events: list[KVCacheEvent] = []
 
     def __len__(self) -> int:
         """Stores that not every rank has answered yet."""
@@ -173,13 +170,6 @@ class Stores:
         group = self._groups[store.group]
         for name in store.names:
             self._session.learn(group.index, name)
-        if self._role.emits_events:
-            self._events.extend(stored_events(store.state, group, store.blocks))
-
-    def take_events(self) -> Iterable[KVCacheEvent]:
-        """Announcements of stored blocks since the last call."""
-        taken, self._events = self._events, []
-        return taken
 
 
 def _block_ids(output: SchedulerOutput, request_id: str) -> tuple[list[int], ...]:
