@@ -105,7 +105,7 @@ section! {
         replay: Endpoints = Endpoints::default(), "[]";
         /// Name of the node (see `[[nodes]]`) whose kvd it loads from.
         node: String = String::new(), "\"\"";
-        /// The model's name in that kvd, when it is not `model`: kvd names a model by its path or repository.
+        /// The model's name in that kvd, when it is not `model`: kvd names a model by the last part of its folder, or by its repository.
         kvd_model: String = String::new(), "\"\"";
         /// Layouts of that kvd that are its own, as `kvctl layouts` prints them. Needed only when the kvd has several for one model
         /// and KV group, such as blocks of older weights.

@@ -11,11 +11,11 @@ use crate::ingest::HolderView;
 use crate::ingest::namespaces::{NamespaceKey, Namespaces};
 use crate::ingest::source::{SourceId, SourceKind, SourceSpec, Sources, StreamStatus, StreamView};
 use crate::ingest::stream::{Limits, State};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tracing::error;
+use tracing::{error, warn};
 
 /// One stream that is followed.
 #[derive(Debug)]
@@ -48,11 +48,18 @@ pub(super) struct Feeds {
     sources: Arc<Sources>,
     feeds: BTreeMap<FeedKey, Feed>,
     changed: Arc<Notify>,
+    /// Workers of whose model their node's kvd has no layout: each is named once.
+    strangers: Mutex<BTreeSet<InstanceName>>,
 }
 
 impl Feeds {
     pub fn new(namespaces: Arc<Namespaces>) -> Feeds {
-        Feeds { sources: Arc::new(Sources::new(namespaces, Limits::default())), feeds: BTreeMap::new(), changed: Arc::default() }
+        Feeds {
+            sources: Arc::new(Sources::new(namespaces, Limits::default())),
+            feeds: BTreeMap::new(),
+            changed: Arc::default(),
+            strangers: Mutex::default(),
+        }
     }
 
     /// Told whenever the answer of [`Feeds::shape`] may have changed.
@@ -111,14 +118,29 @@ impl Feeds {
         if !spec.node.is_empty() {
             let node = format!("the kvd of node `{}`", spec.node);
             let holders = self.holders(&FeedKey::Node(spec.node.as_str().into()), &node)?;
-            for holder in of_layouts(holders, spec, &space.index.key)? {
-                join(&mut groups, &holder);
-            }
+            let there: BTreeSet<String> = holders.iter().map(|holder| holder.namespace.to_string()).collect();
+            let mine = of_layouts(holders, spec, &space.index.key)?;
+            self.note_stranger(spec, &space.index.key, &there, mine.is_empty());
+            mine.iter().for_each(|holder| join(&mut groups, holder));
         }
         if spec.events.is_empty() && spec.node.is_empty() {
             return Err("it has neither `events` nor a `node`".into());
         }
         Ok(WorkerShape { groups: groups.into_values().collect() })
+    }
+
+    /// Says once that a worker's kvd has blocks, but none of its model: perhaps no engine stored any yet, perhaps a name is wrong.
+    fn note_stranger(&self, spec: &WorkerSpec, wanted: &NamespaceKey, there: &BTreeSet<String>, stranger: bool) {
+        let mut strangers = self.strangers.lock().expect("no panic while held");
+        if !stranger || there.is_empty() {
+            strangers.remove(&spec.name);
+        } else if strangers.insert(spec.name.clone()) {
+            let there = there.iter().cloned().collect::<Vec<_>>().join(", ");
+            warn!(
+                worker = %spec.name, node = spec.node, %wanted, there,
+                "the kvd of its node has blocks, but none of its model: set `kvd_model`, or `block_tokens`, if one of those is meant"
+            );
+        }
     }
 
     /// What a stream holds, if that is proven. `what` names it where it is not.
