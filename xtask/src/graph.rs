@@ -228,13 +228,13 @@ mod tests {
     #[test]
     fn metadata_is_read_with_the_kind_of_each_edge() {
         let metadata = json!({
-            "packages": [{"id": "a", "name": "kvd-shm"}, {"id": "b", "name": "zeromq"}, {"id": "c", "name": "tonic"}],
+            "packages": [{"id": "a", "name": "kvd-shm"}, {"id": "b", "name": "rocksdb"}, {"id": "c", "name": "tonic"}],
             "workspace_members": ["a"],
             "resolve": {"nodes": [{"id": "a", "deps": [
                 {"pkg": "b", "dep_kinds": [{"kind": null}]},
                 {"pkg": "c", "dep_kinds": [{"kind": "dev"}]},
             ]}]},
         });
-        assert_eq!(Graph::from_metadata(&metadata).violations(), ["`kvd-shm` depends on zeromq, whose home is kvd"]);
+        assert_eq!(Graph::from_metadata(&metadata).violations(), ["`kvd-shm` depends on rocksdb, whose home is kvd-tiers"]);
     }
 }
