@@ -34,20 +34,19 @@ pub struct MediaSpan {
 /// When `block_tokens` is 0.
 pub fn hash_prompt(tokens: &[u32], block_tokens: usize, identity: &PromptIdentity, media: &[MediaSpan], hashes: &mut Vec<LocalHash>) {
     let seed = route::seed(&identity.lora, &identity.salt);
-    hashes.reserve(tokens.len() / block_tokens);
+    let blocks = tokens.chunks_exact(block_tokens);
+    // Tokens lie in memory as they are hashed: without media they are hashed where they are.
+    if cfg!(target_endian = "little") && media.is_empty() {
+        hashes.extend(blocks.map(|block| LocalHash(xxh3_64_with_seed(bytemuck::cast_slice(block), seed))));
+        return;
+    }
     let mut bytes = Vec::new();
-    for (position, block) in tokens.chunks_exact(block_tokens).enumerate() {
+    for (position, block) in blocks.enumerate() {
         let inside = hashes_inside(media, position * block_tokens, (position + 1) * block_tokens);
-        // Tokens lie in memory as they are hashed: a block without media is hashed where it is.
-        let hash = if cfg!(target_endian = "little") && inside.is_empty() {
-            xxh3_64_with_seed(bytemuck::cast_slice(block), seed)
-        } else {
-            bytes.clear();
-            bytes.extend(block.iter().flat_map(|token| token.to_le_bytes()));
-            bytes.extend(inside.iter().flat_map(|hash| hash.to_le_bytes()));
-            xxh3_64_with_seed(&bytes, seed)
-        };
-        hashes.push(LocalHash(hash));
+        bytes.clear();
+        bytes.extend(block.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.extend(inside.iter().flat_map(|hash| hash.to_le_bytes()));
+        hashes.push(LocalHash(xxh3_64_with_seed(&bytes, seed)));
     }
 }
 
